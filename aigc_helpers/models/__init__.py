@@ -1,0 +1,1 @@
+"""Models, losses and samplers, generated from the notebooks that teach them: edit them there."""

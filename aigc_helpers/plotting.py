@@ -1,0 +1,297 @@
+"""One visual voice: the figures of all notebooks.
+
+Every function returns a `matplotlib.figure.Figure` made without pyplot, so a picture is the same under
+any `MPLBACKEND`, in a widget callback's thread, and in a test. `show(fig, alt)` puts it on the page.
+
+The colours are the colour-blind-safe set of Okabe & Ito (2008). Figures carry their own near-white
+background, so that text keeps its contrast in JupyterLab's dark theme too.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import math
+
+import numpy as np
+import torch
+
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+SKY, YELLOW, AMBER, INK, GREY, PAPER = "#56B4E9", "#F0E442", "#E69F00", "#222222", "#6B6B6B", "#FCFCFA"
+CYCLE = (BLUE, ORANGE, GREEN, PINK, AMBER, SKY, INK)
+REAL, FAKE = BLUE, ORANGE  # one meaning each, in every figure of the series
+DPI = 100  # so that a figure's inches are its CSS pixels / 100
+
+_STYLE = {
+    "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.labelsize": 10, "axes.edgecolor": GREY, "axes.labelcolor": INK, "text.color": INK,
+    "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.facecolor": PAPER, "figure.facecolor": PAPER, "legend.frameon": False, "legend.fontsize": 9.5,
+    "lines.linewidth": 1.8, "xtick.labelsize": 9, "ytick.labelsize": 9, "figure.dpi": DPI,
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def style():
+    """The house style, for the duration of a `with` block; the reader's own settings are left alone."""
+    import matplotlib
+    from cycler import cycler
+
+    with matplotlib.rc_context({**_STYLE, "axes.prop_cycle": cycler(color=CYCLE)}):
+        yield
+
+
+def figure(width=8.0, height=3.0, ncols=1, nrows=1, tight=True, **kwargs):
+    """A figure of `width` x `height` inches (100 CSS pixels each) and its axes.
+
+    Returns (fig, ax) or (fig, array of axes). `tight=False` leaves the margins to the caller (faster: live panels).
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with style():
+        fig = Figure(figsize=(width, height), layout="constrained" if tight else None)
+        FigureCanvasAgg(fig)
+        return fig, fig.subplots(nrows, ncols, **kwargs)
+
+
+def to_png(fig, scale=2.0, colours=None) -> bytes:
+    """PNG of a figure at `scale` pixels a CSS pixel; `colours` reduces the palette (smaller files)."""
+    from PIL import Image
+
+    with style():
+        fig.set_dpi(DPI * scale)
+        fig.canvas.draw()
+    image = Image.frombuffer("RGBA", fig.canvas.get_width_height(), fig.canvas.buffer_rgba()).convert("RGB")
+    if colours:
+        image = image.quantize(colours, dither=Image.Dither.NONE)
+    out = io.BytesIO()
+    image.save(out, "PNG", compress_level=9 if colours else 1)
+    return out.getvalue()
+
+
+def show(fig, alt: str) -> None:
+    """Display a figure with a description `alt` for readers who do not see it.
+
+    The description is also the output's plain text. It must not hold a measured number: strict nbval compares it.
+    """
+    if not alt or not alt.strip():
+        raise ValueError("show(fig, alt): describe the figure in a sentence, for readers who do not see it")
+    from IPython.display import display
+
+    width, height = (round(inches * DPI) for inches in fig.get_size_inches())
+    png = base64.b64encode(to_png(fig, colours=96)).decode("ascii")
+    meta = {"image/png": {"width": width, "height": height, "alt": alt}}
+    display({"image/png": png, "text/plain": alt}, metadata=meta, raw=True)
+
+
+def _array(x):
+    return x.detach().float().cpu().numpy() if torch.is_tensor(x) else np.asarray(x, dtype=float)
+
+
+# ---------------------------------------------------------------- images
+
+
+def tile(images, ncols=10, pad=1) -> np.ndarray:
+    """One picture (H, W) in 0..1 from images (N, 1, h, w) or (N, h*w), uint8 or float in [-1, 1]; black between."""
+    images = images.detach().cpu() if torch.is_tensor(images) else torch.as_tensor(images)
+    x = images.float() / 255 if images.dtype == torch.uint8 else (images.float() + 1) / 2
+    side = math.isqrt(x[0].numel())
+    x = x.reshape(len(x), side, side).clamp(0, 1)
+    nrows = math.ceil(len(x) / ncols)
+    out = torch.zeros(nrows * (side + pad) + pad, ncols * (side + pad) + pad)
+    for k, image in enumerate(x):
+        top, left = (pad + (k // ncols) * (side + pad), pad + (k % ncols) * (side + pad))
+        out[top : top + side, left : left + side] = image
+    return out.numpy()
+
+
+def draw_images(ax, images, ncols=10, title=None):
+    """Draw a grid of grey images on an axes."""
+    ax.imshow(tile(images, ncols), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.set_axis_off()
+    if title:
+        ax.set_title(title)
+
+
+def image_grid(images, ncols=10, title=None, zoom=1.6):
+    """Figure with a grid of images, each 28-pixel tile about `zoom` times its size."""
+    nrows = math.ceil(len(images) / ncols)
+    fig, ax = figure(min(8.5, ncols * 0.29 * zoom), nrows * 0.29 * zoom + (0.3 if title else 0.0))
+    draw_images(ax, images, ncols, title)
+    return fig
+
+
+def image_columns(groups, ncols=8, zoom=1.3):
+    """Figure with several image grids side by side; groups is a dict title -> images."""
+    nrows = max(math.ceil(len(x) / ncols) for x in groups.values())
+    side = min(ncols * 0.29 * zoom, 8.8 / len(groups))
+    fig, axes = figure(side * len(groups), nrows * side / ncols + 0.55, ncols=len(groups), squeeze=False)
+    for ax, (title, images) in zip(axes[0], groups.items(), strict=True):
+        draw_images(ax, images, ncols, title)
+    return fig
+
+
+# ---------------------------------------------------------------- curves and bars
+
+
+def smooth(values, weight):
+    """Exponential moving average with bias correction; weight 0 leaves the values as they are."""
+    out, mean, norm = [], 0.0, 0.0
+    for value in values:
+        mean, norm = weight * mean + (1 - weight) * value, weight * norm + (1 - weight)
+        out.append(mean / norm)
+    return out
+
+
+def curves(series, title=None, xlabel="step", ylabel=None, smooth_weight=0.0, x=None, logy=False, size=(7.2, 2.7)):
+    """Figure with one line a series (dict name -> values); smoothed lines keep the raw values faint behind."""
+    fig, ax = figure(*size)
+    draw_curves(ax, series, title, xlabel, ylabel, smooth_weight, x, logy)
+    return fig
+
+
+def draw_curves(ax, series, title=None, xlabel="step", ylabel=None, smooth_weight=0.0, x=None, logy=False):
+    """`curves` on an axes of a figure of your own."""
+    for colour, dash, (name, values) in zip(CYCLE, ("-", "--", "-.", ":") * 2, series.items(), strict=False):
+        values = _array(values)
+        xs = np.arange(1, len(values) + 1) if x is None else _array(x)
+        if smooth_weight and len(values) > 2:
+            ax.plot(xs, values, color=colour, alpha=0.2, linewidth=0.8)
+            values = smooth(values, smooth_weight)
+        ax.plot(xs, values, dash, color=colour, label=name)
+    if logy:
+        ax.set_yscale("log")
+    if len(series) > 1:
+        ax.legend()
+    _label(ax, title, xlabel, ylabel)
+
+
+def _label(ax, title, xlabel, ylabel):
+    if title:
+        ax.set_title(title)
+    ax.set_xlabel(xlabel or "")
+    ax.set_ylabel(ylabel or "")
+
+
+def histogram(groups, title=None, xlabel="digit", ylabel="share of samples", fair=None, size=(7.2, 2.6)):
+    """Figure with grouped bars; groups is a dict name -> counts (K,). `fair` draws a line at that share."""
+    fig, ax = figure(*size)
+    width = 0.8 / len(groups)
+    for k, (colour, (name, counts)) in enumerate(zip(CYCLE, groups.items(), strict=False)):
+        share = _array(counts) / max(1, float(_array(counts).sum()))
+        ax.bar(np.arange(len(share)) + (k - (len(groups) - 1) / 2) * width, share, width, label=name, color=colour)
+    if fair is not None:
+        ax.axhline(fair, color=INK, linestyle=":", linewidth=1.2, label="equal shares")
+    ax.set_xticks(range(len(share)))
+    ax.legend()
+    _label(ax, title, xlabel, ylabel)
+    return fig
+
+
+def score_table(rows, title=None, better=None):
+    """Figure with a table of scores: rows is a dict name -> {metric: Score or number}; the floor is the last row.
+
+    `better` maps a metric to "low" or "high", shown as an arrow in its heading.
+    """
+    metrics = list(next(iter(rows.values())))
+    floors = {m: r[m].floor for r in rows.values() for m in metrics if hasattr(r[m], "floor")}
+    lines = [[name, *(_number(r[m]) for m in metrics)] for name, r in rows.items()]
+    if floors:
+        lines.append(["real digits (floor)", *(_number(floors[m]) if m in floors else "" for m in metrics)])
+    arrow = {"low": " (lower is better)", "high": " (higher is better)", None: ""}
+    head = ["", *(m + arrow[(better or {}).get(m)].replace(" (", "\n(") for m in metrics)]
+    fig, ax = figure(8.6, 0.34 * len(lines) + (1.0 if title else 0.65))
+    _draw_table(ax, head, lines, title, last_is_floor=bool(floors))
+    return fig
+
+
+def _number(score):
+    value = getattr(score, "value", score)
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _draw_table(ax, head, lines, title, last_is_floor):
+    ax.set_axis_off()
+    ax.set(xlim=(0, 1), ylim=(len(lines) + 0.1, -1.2))
+    columns = [0.0, *np.linspace(0.36, 1.0, len(head) - 1)]
+    for y, line in enumerate([head, *lines]):
+        row = y - 0.5 if y else -0.55
+        bold = "bold" if y == 0 else "normal"
+        for x, cell in zip(columns, line, strict=True):
+            ax.text(x, row, cell, ha="left" if x == 0 else "right", va="center", weight=bold, fontsize=9.5, linespacing=1.1)
+    ax.axhline(0.0, color=INK, linewidth=1.0)
+    if last_is_floor:
+        ax.axhline(len(lines) - 1, color=GREY, linewidth=0.8, linestyle=":")
+    if title:
+        ax.set_title(title)
+
+
+# ---------------------------------------------------------------- the plane
+
+
+def draw_points(ax, real=None, fake=None, size=6):
+    """Scatter of real (blue dots) and fake (orange crosses) points (N, 2): told apart by shape as well as colour."""
+    if real is not None:
+        ax.scatter(*_array(real).T, s=size, color=REAL, alpha=0.55, linewidths=0, label="real", zorder=3)
+    if fake is not None:
+        ax.scatter(*_array(fake).T, s=size * 2, color=FAKE, marker="x", alpha=0.75, linewidths=0.9, label="fake", zorder=4)
+
+
+def draw_field(ax, values, limit=2.4, vmin=0.0, vmax=1.0):
+    """Heat map of values (n, n), rows = y from low to high, over the square [-limit, limit]^2: orange low, blue high."""
+    image = ax.imshow(
+        _array(values), origin="lower", extent=(-limit, limit, -limit, limit), cmap=_diverging(),
+        vmin=vmin, vmax=vmax, interpolation="bilinear", zorder=0,
+    )  # fmt: skip
+    square(ax, limit)
+    return image
+
+
+def square(ax, limit=2.4):
+    """A square window on the plane without ticks."""
+    ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _diverging():
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("fake-real", ["#F2A26B", "#F7E3D2", "#F6F6F4", "#D3E5F1", "#6AAFD6"])
+
+
+def draw_arrows(ax, points, vectors, colour=INK, scale=1.0):
+    """Arrows at points (N, 2) along vectors (N, 2), in data units times `scale`."""
+    points, vectors = _array(points), _array(vectors) * scale
+    ax.quiver(
+        *points.T, *vectors.T, color=colour, angles="xy", scale_units="xy", scale=1.0, width=0.005, zorder=5
+    )  # fmt: skip
+
+
+def draw_warp(ax, grid, colour=FAKE):
+    """A warped lattice (n, n, 2): where a generator sends a regular grid of noise."""
+    grid = _array(grid)
+    for lines in (grid, grid.transpose(1, 0, 2)):
+        for line in lines:
+            ax.plot(line[:, 0], line[:, 1], color=colour, linewidth=0.7, alpha=0.8, zorder=2)
+
+
+def draw_gauge(ax, value, top, label, colour=GREEN):
+    """A horizontal gauge from 0 to `top` with its value written on it."""
+    ax.barh([0], [top], color="#E4E4E0", height=0.7)
+    ax.barh([0], [min(value, top)], color=colour, height=0.7)
+    ax.set(xlim=(0, top), ylim=(-0.5, 0.5), yticks=[], xticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    ax.set_title(f"{label} {value:.2f}", fontsize=10)
+
+
+def plane(n=40, limit=2.4) -> torch.Tensor:
+    """Points (n*n, 2) of a regular grid over the square, row by row from low y: for `draw_field`."""
+    axis = torch.linspace(-limit, limit, n)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([x, y], dim=-1).reshape(-1, 2)
