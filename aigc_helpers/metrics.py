@@ -120,7 +120,7 @@ def class_entropy(counts) -> float:
     """Entropy of a histogram, as a share of its maximum: 1 = all classes equal, 0 = a single class."""
     p = torch.as_tensor(counts, dtype=torch.float64)
     p = p / p.sum()
-    return (-(p * p.clamp_min(1e-300).log()).sum() / math.log(len(p))).item()
+    return abs((p * p.clamp_min(1e-300).log()).sum().item()) / math.log(len(p))
 
 
 # ---------------------------------------------------------------- the judge of digits
@@ -139,7 +139,8 @@ class DigitScores:
 
     def row(self) -> dict[str, Score]:
         """The scores by name, for a table or a bar chart."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "classes"}
+        names = [field.name for field in dataclasses.fields(self) if field.name != "classes"]
+        return {("FID" if name == "fid" else name): getattr(self, name) for name in names}
 
 
 class DigitJudge:
@@ -253,7 +254,17 @@ def train_features(num_epochs=6, seed=0) -> tuple[DigitFeatures, float]:
     test = load_digits("test")
     with torch.no_grad():
         hits = sum((net(x).argmax(1) == y).sum() for x, y in zip(test.images.split(1000), test.labels.split(1000), strict=True))
+    _scale_features(net, images[::20])
     return net.eval(), hits.item() / len(test.labels)
+
+
+@torch.no_grad()
+def _scale_features(net, images):
+    """Give the features a mean variance of 1, so that distances have a natural unit; the logits stay as they are."""
+    last, scale = net.body[-1], torch.cat([net.features(x) for x in images.split(500)]).var(dim=0).mean().sqrt()
+    last.weight /= scale
+    last.bias /= scale
+    net.head.weight *= scale  # a ReLU passes a positive factor through
 
 
 def _augment(x):

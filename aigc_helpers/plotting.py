@@ -24,7 +24,7 @@ REAL, FAKE = BLUE, ORANGE  # one meaning each, in every figure of the series
 DPI = 100  # so that a figure's inches are its CSS pixels / 100
 
 _STYLE = {
-    "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "font.size": 10, "axes.titlesize": 11,
     "axes.labelsize": 10, "axes.edgecolor": GREY, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
     "axes.facecolor": PAPER, "figure.facecolor": PAPER, "legend.frameon": False, "legend.fontsize": 9.5,
@@ -107,6 +107,7 @@ def tile(images, ncols=10, pad=1) -> np.ndarray:
     return out.numpy()
 
 
+@style()
 def draw_images(ax, images, ncols=10, title=None):
     """Draw a grid of grey images on an axes."""
     ax.imshow(tile(images, ncols), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -127,7 +128,7 @@ def image_columns(groups, ncols=8, zoom=1.3):
     """Figure with several image grids side by side; groups is a dict title -> images."""
     nrows = max(math.ceil(len(x) / ncols) for x in groups.values())
     side = min(ncols * 0.29 * zoom, 8.8 / len(groups))
-    fig, axes = figure(side * len(groups), nrows * side / ncols + 0.55, ncols=len(groups), squeeze=False)
+    fig, axes = figure(side * len(groups), nrows * side / ncols + 0.25, ncols=len(groups), squeeze=False)
     for ax, (title, images) in zip(axes[0], groups.items(), strict=True):
         draw_images(ax, images, ncols, title)
     return fig
@@ -152,6 +153,7 @@ def curves(series, title=None, xlabel="step", ylabel=None, smooth_weight=0.0, x=
     return fig
 
 
+@style()
 def draw_curves(ax, series, title=None, xlabel="step", ylabel=None, smooth_weight=0.0, x=None, logy=False):
     """`curves` on an axes of a figure of your own."""
     for colour, dash, (name, values) in zip(CYCLE, ("-", "--", "-.", ":") * 2, series.items(), strict=False):
@@ -175,6 +177,7 @@ def _label(ax, title, xlabel, ylabel):
     ax.set_ylabel(ylabel or "")
 
 
+@style()
 def histogram(groups, title=None, xlabel="digit", ylabel="share of samples", fair=None, size=(7.2, 2.6)):
     """Figure with grouped bars; groups is a dict name -> counts (K,). `fair` draws a line at that share."""
     fig, ax = figure(*size)
@@ -190,39 +193,41 @@ def histogram(groups, title=None, xlabel="digit", ylabel="share of samples", fai
     return fig
 
 
-def score_table(rows, title=None, better=None):
+@style()
+def score_table(rows, title=None, better=None, floor="real data (floor)"):
     """Figure with a table of scores: rows is a dict name -> {metric: Score or number}; the floor is the last row.
 
-    `better` maps a metric to "low" or "high", shown as an arrow in its heading.
+    `better` maps a metric to "low" or "high", shown as an arrow down or up in its heading. `floor` names the last row.
     """
     metrics = list(next(iter(rows.values())))
     floors = {m: r[m].floor for r in rows.values() for m in metrics if hasattr(r[m], "floor")}
     lines = [[name, *(_number(r[m]) for m in metrics)] for name, r in rows.items()]
     if floors:
-        lines.append(["real digits (floor)", *(_number(floors[m]) if m in floors else "" for m in metrics)])
-    arrow = {"low": " (lower is better)", "high": " (higher is better)", None: ""}
-    head = ["", *(m + arrow[(better or {}).get(m)].replace(" (", "\n(") for m in metrics)]
-    fig, ax = figure(8.6, 0.34 * len(lines) + (1.0 if title else 0.65))
+        lines.append([floor, *(_number(floors[m]) if m in floors else "" for m in metrics)])
+    arrow = {"low": " ↓", "high": " ↑", None: ""}
+    head = ["", *(m + arrow[(better or {}).get(m)] for m in metrics)]
+    fig, ax = figure(8.6, 0.32 * len(lines) + (0.85 if title else 0.55))
     _draw_table(ax, head, lines, title, last_is_floor=bool(floors))
     return fig
 
 
 def _number(score):
     value = getattr(score, "value", score)
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | int):
+        return str(value)
+    value += 0.0  # no "-0.00"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def _draw_table(ax, head, lines, title, last_is_floor):
     ax.set_axis_off()
-    ax.set(xlim=(0, 1), ylim=(len(lines) + 0.1, -1.2))
-    columns = [0.0, *np.linspace(0.36, 1.0, len(head) - 1)]
+    ax.set(xlim=(0, 1), ylim=(len(lines) + 0.1, -1.0))
+    columns = [0.0, *np.linspace(0.38, 0.99, len(head) - 1)]
     for y, line in enumerate([head, *lines]):
-        row = y - 0.5 if y else -0.55
+        row = y - 0.5
         bold = "bold" if y == 0 else "normal"
         for x, cell in zip(columns, line, strict=True):
-            ax.text(x, row, cell, ha="left" if x == 0 else "right", va="center", weight=bold, fontsize=9.5, linespacing=1.1)
+            ax.text(x, row, cell, ha="left" if x == 0 else "right", va="center", weight=bold, fontsize=9.5)
     ax.axhline(0.0, color=INK, linewidth=1.0)
     if last_is_floor:
         ax.axhline(len(lines) - 1, color=GREY, linewidth=0.8, linestyle=":")
@@ -233,6 +238,7 @@ def _draw_table(ax, head, lines, title, last_is_floor):
 # ---------------------------------------------------------------- the plane
 
 
+@style()
 def draw_points(ax, real=None, fake=None, size=6):
     """Scatter of real (blue dots) and fake (orange crosses) points (N, 2): told apart by shape as well as colour."""
     if real is not None:
@@ -241,6 +247,7 @@ def draw_points(ax, real=None, fake=None, size=6):
         ax.scatter(*_array(fake).T, s=size * 2, color=FAKE, marker="x", alpha=0.75, linewidths=0.9, label="fake", zorder=4)
 
 
+@style()
 def draw_field(ax, values, limit=2.4, vmin=0.0, vmax=1.0):
     """Heat map of values (n, n), rows = y from low to high, over the square [-limit, limit]^2: orange low, blue high."""
     image = ax.imshow(
@@ -264,6 +271,7 @@ def _diverging():
     return LinearSegmentedColormap.from_list("fake-real", ["#F2A26B", "#F7E3D2", "#F6F6F4", "#D3E5F1", "#6AAFD6"])
 
 
+@style()
 def draw_arrows(ax, points, vectors, colour=INK, scale=1.0):
     """Arrows at points (N, 2) along vectors (N, 2), in data units times `scale`."""
     points, vectors = _array(points), _array(vectors) * scale
@@ -272,6 +280,7 @@ def draw_arrows(ax, points, vectors, colour=INK, scale=1.0):
     )  # fmt: skip
 
 
+@style()
 def draw_warp(ax, grid, colour=FAKE):
     """A warped lattice (n, n, 2): where a generator sends a regular grid of noise."""
     grid = _array(grid)
@@ -280,6 +289,7 @@ def draw_warp(ax, grid, colour=FAKE):
             ax.plot(line[:, 0], line[:, 1], color=colour, linewidth=0.7, alpha=0.8, zorder=2)
 
 
+@style()
 def draw_gauge(ax, value, top, label, colour=GREEN):
     """A horizontal gauge from 0 to `top` with its value written on it."""
     ax.barh([0], [top], color="#E4E4E0", height=0.7)
