@@ -1,4 +1,4 @@
-"""Test settings for the whole project: the training budget, and how long each notebook took."""
+"""Test settings for the whole project: the training budget, the order of the tests, and how long each notebook took."""
 
 import os
 from collections import defaultdict
@@ -9,24 +9,32 @@ import pytest
 os.environ.setdefault("AIGC_BUDGET", "0.1")
 os.environ.setdefault("PYTHONHASHSEED", "0")
 
+ORDER = ("notebook", "browser", "mutation")  # after the plain tests, which take seconds
+
 _seconds = defaultdict(float)
 
 
 def pytest_report_header():
+    offline = ", no download (AIGC_OFFLINE)" if os.environ.get("AIGC_OFFLINE") else ""
     source = "AIGC_DATA_DIR" if os.environ.get("AIGC_DATA_DIR") else "cache, download or embedded digits"
-    return f"AIGC_BUDGET={os.environ['AIGC_BUDGET']}, data: {source}"
+    return f"AIGC_BUDGET={os.environ['AIGC_BUDGET']}, data: {source}{offline}"
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.suffix == ".ipynb":
             item.add_marker(pytest.mark.notebook)
-    items.sort(key=lambda item: item.get_closest_marker("notebook") is not None)  # quick tests first; stable
+    items.sort(key=_turn)  # a stable sort: the cells of a notebook stay in order
+
+
+def _turn(item):
+    return max((1 + ORDER.index(mark.name) for mark in item.iter_markers() if mark.name in ORDER), default=0)
 
 
 def pytest_runtest_logreport(report):
-    if ".ipynb" in report.nodeid:
-        _seconds[report.nodeid.split("::")[0]] += report.duration
+    file = report.nodeid.split("::")[0]
+    if file.endswith(".ipynb"):
+        _seconds[file] += report.duration
 
 
 def pytest_terminal_summary(terminalreporter):

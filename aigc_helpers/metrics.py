@@ -200,7 +200,7 @@ class ModeCount(NamedTuple):
 
 
 def mode_count(samples, centres, sigma, floor_samples, radius=3.0) -> ModeCount:
-    """Count the modes of a Gaussian mixture that `samples` reach; as in Srivastava 2017 (VEEGAN), arXiv 1705.07761.
+    """Count the modes of a Gaussian mixture that `samples` reach; after Srivastava 2017 (VEEGAN), arXiv 1705.07761.
 
     samples (N, 2), centres (K, 2). A sample counts for its nearest mode when it lies within `radius * sigma`;
     a mode is covered when at least a tenth of its fair share N/K of the samples count for it.

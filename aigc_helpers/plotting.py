@@ -116,7 +116,7 @@ def draw_images(ax, images, ncols=10, title=None):
         ax.set_title(title)
 
 
-def image_grid(images, ncols=10, title=None, zoom=1.6):
+def image_grid(images, ncols=10, title=None, zoom=1.7):
     """Figure with a grid of images, each 28-pixel tile about `zoom` times its size."""
     nrows = math.ceil(len(images) / ncols)
     fig, ax = figure(min(8.5, ncols * 0.29 * zoom), nrows * 0.29 * zoom + (0.3 if title else 0.0))
@@ -215,8 +215,8 @@ def _number(score):
     value = getattr(score, "value", score)
     if isinstance(value, str | int):
         return str(value)
-    value += 0.0  # no "-0.00"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return "0.00" if text == "-0.00" else text
 
 
 def _draw_table(ax, head, lines, title, last_is_floor):

@@ -41,6 +41,11 @@ CELLS = """() => jupyterapp.shell.currentWidget.content.model.toJSON().cells
     .map(cell => ({count: cell.execution_count, errors: cell.outputs.filter(o => o.output_type == 'error')
         .map(o => `${o.ename}: ${o.evalue} in: ${[].concat(cell.source).join('').slice(0, 200)}`)}))"""
 
+READY = """() => {
+    const session = jupyterapp.shell.currentWidget?.sessionContext, kernel = session?.session?.kernel;
+    return session?.isReady && kernel?.connectionStatus == 'connected' && kernel.status == 'idle';
+}"""
+
 # Times an answer inside the page: from the reader's event to the first frame whose status has a higher data-seq.
 WATCH = """panel => {
     const status = () => panel.querySelector('.aigc-status'), picture = () => panel.querySelector('img').src;
@@ -144,7 +149,7 @@ class Lab:
         self.page.goto(f"{workspace}/tree/{name}?reset&token={token}", wait_until="commit")
         self.page.wait_for_selector(".jp-Notebook", timeout=90_000)
         self.page.wait_for_selector("#jupyterlab-splash", state="detached", timeout=60_000)
-        self.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=90_000)
+        self.page.wait_for_function(READY, timeout=90_000)
         self.command("notebook:clear-all-cell-outputs")  # a stored execution count must not look like a fresh one
         self.page.wait_for_function(f"() => ({CELLS})().every(cell => cell.count === null)")
 

@@ -94,7 +94,7 @@ FAULTS = [
          f"{FAULTS_PY}::test_each_move_applies_its_own_gradient_only"),
     page("Duel: D's move steps G", "d_loss.backward(); self.d_opt.step()", "d_loss.backward(); self.g_opt.step()"),
     page("rewind off by one", "self.tape = self.tape[: moment + 1]", "self.tape = self.tape[: moment + 2]",
-         f"{FAULTS_PY}::test_rewind_repeats_history"),
+         f"{PANELS}::test_arena_steps_runs_and_rewinds_to_the_same_numbers"),
     page("the listing's labels swapped", "criterion(real_scores, torch.ones_like(real_scores)) + criterion(fake_scores, torch.zeros_like(fake_scores))",
          "criterion(real_scores, torch.zeros_like(real_scores)) + criterion(fake_scores, torch.ones_like(fake_scores))",
          f"{FAULTS_PY}::test_digit_loops_train_the_right_way"),
@@ -107,8 +107,12 @@ FAULTS = [
          f"{FAULTS_PY}::test_marks_refuse_the_published_bugs"),
     page("mark 3 lets negative labels pass", "bool((fake >= 0).all() and", "bool(", f"{FAULTS_PY}::test_marks_refuse_the_published_bugs"),
     page("mark 4 at the wrong end", "push.argmin().item()", "push.argmax().item()"),
-    page("mark 5 plays no round", "for _ in range(3)]\n        return result[0]", "for _ in range(0)]\n        return result[:1]",
-         f"{FAULTS_PY}::test_marks_refuse_the_published_bugs"),
+    page("mark 5 asks only that something moves",
+         '    check("the discriminator after three rounds", got[1], want[1], rtol=1e-4, atol=1e-6)\n'
+         '    check("the generator after three rounds", got[0], want[0], rtol=1e-4, atol=1e-6)\n', "",
+         f"{FAULTS_PY}::test_mark_5_refuses_the_listing_of_the_exercise"),
+    page("mark 5: its own answer lets gradients pile up", "            opt.zero_grad()\n            loss().backward()",
+         "            loss().backward()"),
     # ---- the helpers
     Fault("check() passes when all entries differ", "aigc_helpers/checks.py", "if not (excess > 0).any():", "if not (excess <= 0).any():", CHECKS),
     Fault("check() lets NaN pass", "aigc_helpers/checks.py", "np.where(np.isnan(excess), np.inf, excess)", "np.where(np.isnan(excess), -1.0, excess)", CHECKS),

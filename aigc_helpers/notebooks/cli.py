@@ -1,0 +1,63 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from .book import ROOT, NotebookError
+from .exporting import export
+from .linting import lint
+from .running import run
+from .stamping import stamp
+from .stripping import strip
+
+
+def main(arguments=None, root=ROOT):
+    """Returns the exit status: 0, or 1 with the findings printed."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console that cannot show every character
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None and not options.check:
+        parser.error("nothing to do: name a command, or --check")
+    try:
+        findings = _dispatch(options, root)
+    except NotebookError as problem:
+        findings = [str(problem)]
+    print("\n".join(findings) if findings else "ok")
+    return 1 if findings else 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m aigc_helpers.notebooks")
+    parser.add_argument("--check", action="store_true", help="export, strip and lint, changing nothing")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, what in (
+        ("export", "write the cells tagged `export` to aigc_helpers/models/"),
+        ("strip", "remove what must not be committed"),
+    ):
+        command = commands.add_parser(name, help=what)
+        command.add_argument("--check", action="store_true", help="report, changing nothing", dest="only_check")
+    commands.add_parser("lint", help="the rules of the house")
+    stamper = commands.add_parser("stamp", help="write the published address into badges and install cells")
+    stamper.add_argument("target", metavar="OWNER/REPO[@REF]")
+    runner = commands.add_parser("run", help="execute in place, then strip; AIGC_BUDGET scales the training")
+    runner.add_argument("names", nargs="*", metavar="NAME", help="a number or a name's beginning; all if none")
+    runner.add_argument("--slowest", type=int, default=0, metavar="N", help="also print the N slowest cells")
+    return parser
+
+
+def _dispatch(options, root):
+    if options.command == "export":
+        return export(root, check=options.check or options.only_check)
+    if options.command == "strip":
+        return strip(root, check=options.check or options.only_check)
+    if options.command == "lint":
+        return lint(root)
+    if options.command == "stamp":
+        return stamp(options.target, root) or []
+    if options.command == "run":
+        return run(options.names, root, slowest=options.slowest) or []
+    return export(root, check=True) + strip(root, check=True) + lint(root)

@@ -1,0 +1,275 @@
+"""The rules of the house. Each finding is one line: notebook, cell and its first line, what is wrong, what to do."""
+
+from __future__ import annotations
+
+import ast
+import io
+import pathlib
+import re
+import statistics
+import tokenize
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import nbformat
+
+from .book import ROOT, NotebookError, code_cells, exercises, paths, read
+from .stamping import badge, published
+from .stripping import WIDGET_VIEW
+
+MAX_BYTES, MAX_CELL_LINES, MAX_MEDIAN_LINES, MAX_IGNORED = 2_000_000, 40, 10, 0.10
+MAX_CELLS, MAX_WORDS = 75, 6_000
+RUN = "run `python -m aigc_helpers.notebooks run`"
+STRIP = "run `python -m aigc_helpers.notebooks strip`"
+
+ABSOLUTE = re.compile(r"(?<![\w.:/~+-])/(?:home|root|work|tmp|Users|mnt|content)/\w|\b[A-Za-z]:[\\/]+Users\b")
+ADDRESS = re.compile(r"(?<!\w)0x[0-9a-fA-F]{6,}")
+ACTIVE = re.compile(r"<\s*(script|iframe|object|embed)\b", re.IGNORECASE)
+CHINESE = re.compile(r"[\u3000-\u9fff\uf900-\ufaff\uff00-\uffef]")
+LINK = re.compile(r"(!?)\[((?:[^\[\]\n]|!?\[[^\]\n]*\]\([^)\n]*\))*)\]\(\s*<?([^)\s>]+)[^)\n]*\)")
+ARXIV_NEW = r"(07(0[4-9]|1[0-2])|(0[89]|1[0-4])(0[1-9]|1[0-2]))\.\d{4}|(1[5-9]|[2-9]\d)(0[1-9]|1[0-2])\.\d{5}"
+ARXIV = re.compile(rf"({ARXIV_NEW}|[a-z-]+(\.[A-Z]{{2}})?/\d{{7}})(v\d+)?")
+
+
+class Page(NamedTuple):
+    """One notebook under the lint."""
+
+    nb: nbformat.NotebookNode
+    path: pathlib.Path
+    root: pathlib.Path
+
+    def cells(self, kind):
+        """(place to name in a finding, cell) of each cell of a kind that is not empty; cells count from 0."""
+        for number, cell in enumerate(self.nb.cells):
+            if cell.cell_type == kind and cell.source.strip():
+                yield f", cell {number} ({cell.source.strip().splitlines()[0][:50]!r})", cell
+
+
+def lint(root=ROOT):
+    """Every breach of the rules in every notebook; returns the findings, one line each."""
+    known = paths(root)
+    findings = [
+        f"notebooks/{path.relative_to(root / 'notebooks').as_posix()}: has no number, so the tool passes it by: "
+        "name it NN_name.ipynb, or move it out of notebooks/"
+        for path in sorted((root / "notebooks").rglob("*.ipynb"))
+        if path not in known and ".ipynb_checkpoints" not in path.parts
+    ]
+    for path in known:
+        page = Page(read(path), path, root)
+        findings += [f"{path.name}{place}: {what}" for rule in RULES for place, what in rule(page)]
+    return findings
+
+
+# ---------------------------------------------------------------- the notebook as a whole
+
+
+def _size(page):
+    cells = code_cells(page.nb)
+    lines = [len([line for line in cell.source.splitlines() if line.strip()]) for cell in cells]
+    words = sum(len(cell.source.split()) for cell in page.nb.cells if cell.cell_type == "markdown")
+    limits = [
+        (page.path.stat().st_size, MAX_BYTES, "bytes: draw fewer or smaller pictures"),
+        (len(cells), MAX_CELLS, "code cells: move some to a companion notebook"),
+        (words, MAX_WORDS, "words: cut, or move some to a companion notebook"),
+        (statistics.median(lines or [0]), MAX_MEDIAN_LINES, "lines in the median code cell: split cells"),
+        (sum(map(_ignored, cells)), MAX_IGNORED * len(cells), "cells that nbval does not compare: make outputs stable"),
+    ]
+    return [("", f"{value:,} {what} (at most {round(most, 1):,})") for value, most, what in limits if value > most]
+
+
+def _ignored(cell):
+    return "nbval-ignore-output" in cell.metadata.get("tags", []) or "NBVAL_IGNORE_OUTPUT" in _nbval_comments(cell)
+
+
+def _nbval_comments(cell):
+    """The comments that nbval obeys, as it reads them: a line of their own."""
+    return {line.strip().lstrip("#").strip() for line in cell.source.splitlines() if line.strip().startswith("#")}
+
+
+def _form(page):
+    counts = [cell.execution_count for cell in code_cells(page.nb)]
+    if counts != list(range(1, len(counts) + 1)):
+        yield "", f"the code cells were not run once, in order, in a fresh kernel: {RUN}"
+    if page.nb.metadata.get("kernelspec", {}).get("name") != "python3":
+        yield "", f"no python3 kernelspec: {STRIP}"
+    if "widgets" in page.nb.metadata:
+        yield "", f"holds metadata.widgets, which GitHub cannot show: {STRIP}"
+    try:
+        nbformat.validate(page.nb)
+    except nbformat.ValidationError as problem:
+        yield "", f"is not a valid notebook ({str(problem).splitlines()[0][:100]}): open and save it in JupyterLab"
+    try:
+        exercises(page.nb)
+    except NotebookError as problem:
+        yield "", str(problem)
+
+
+# ---------------------------------------------------------------- code cells
+
+
+def _sources(page):
+    for number, cell in enumerate(page.nb.cells):
+        if cell.cell_type == "code" and not cell.source.strip():
+            yield f", cell {number}", "is empty: delete it"
+    for place, cell in page.cells("code"):
+        tags, lines = cell.metadata.get("tags", []), len(cell.source.splitlines())
+        if lines > MAX_CELL_LINES:
+            yield place, f"{lines} lines (at most {MAX_CELL_LINES}): split it"
+        if "nbval-skip" in tags or "NBVAL_SKIP" in _nbval_comments(cell):
+            yield place, "is skipped by nbval: every cell must run"
+        if _is_silenced(cell.source):
+            yield place, "ends in `;`, which nbval cannot compare: remove it"
+        if ABSOLUTE.search(cell.source):
+            yield place, "holds an absolute path: use one relative to the notebook"
+        if CHINESE.search(cell.source):
+            yield place, "holds Chinese characters: keep them in Markdown, since plots may lack the font"
+
+
+def _is_silenced(source):
+    """Whether the last token, comments aside, is a semicolon."""
+    blank = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    try:
+        tokens = [t for t in tokenize.generate_tokens(io.StringIO(_python(source)).readline) if t.type not in blank]
+    except (tokenize.TokenError, SyntaxError):
+        return False  # reported by _outputs
+    return bool(tokens) and tokens[-1].string == ";"
+
+
+def _python(source):
+    """The cell as the kernel sees it: magics turned into calls."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    return TransformerManager().transform_cell(source)
+
+
+# ---------------------------------------------------------------- stored outputs
+
+
+def _outputs(page):
+    for place, cell in page.cells("code"):
+        try:
+            checks, speaks = _spoken(cell.source)
+        except SyntaxError as problem:
+            yield place, f"is not valid Python ({problem.msg}): mend it"
+            continue
+        ticks = sum(len(re.findall(r"(?m)^✓", text)) for output in cell.outputs for text in _texts(output))
+        if speaks and not cell.outputs:
+            yield place, f"has no stored output: {RUN}"
+        elif ticks < checks:
+            yield place, f"makes {checks} checks, but {ticks} stored lines begin with a tick: {RUN}"
+        for output in cell.outputs:
+            yield from ((place, what) for what in _output(output))
+
+
+def _output(output):
+    mimes, text = output.get("data", {}), "\n".join(_texts(output))
+    if output.output_type == "error":
+        yield "stored an error: mend the cell and run again"
+    if output.get("name") == "stderr":
+        yield "wrote to stderr: find the cause of the warning"
+    if WIDGET_VIEW in mimes:
+        yield f"stored a live widget: {STRIP}"
+    if any("javascript" in mime for mime in mimes) or ACTIVE.search(text):
+        yield "stored active content, which readers would have to trust first: remove it"
+    if ADDRESS.search(text):
+        yield "stored a memory address, which changes from run to run: do not print that object"
+    if ABSOLUTE.search(text):
+        yield "stored an absolute path: do not print it"
+
+
+def _texts(output):
+    """What an output stored as text, without pictures inside HTML."""
+    texts = [value for mime, value in output.get("data", {}).items() if mime.startswith("text/")]
+    texts.append(output.get("text", ""))
+    return [re.sub(r"data:[\w/+.;-]+;base64,[\w+/=\s]+", "", "".join(text)) for text in texts]
+
+
+def _spoken(source):
+    """(number of checks, whether it must say something) of what a cell surely calls when it runs."""
+    nodes = [node for top in ast.parse(_python(source)).body for node in _surely(top)]
+    names = [_name(node.func) for node in nodes if isinstance(node, ast.Call)]
+    checks = sum(name == "check" or name.startswith("check_") for name in names)
+    return checks, checks > 0 or any(name in ("print", "show", "display", "exercise") for name in names)
+
+
+def _surely(node):
+    """The node and those inside it that run whenever it runs; a loop is taken to run at least once."""
+    unsure = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda | ast.If | ast.While | ast.Try
+    yield node
+    if not isinstance(node, unsure):
+        for child in ast.iter_child_nodes(node):
+            yield from _surely(child)
+
+
+def _name(function):
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+# ---------------------------------------------------------------- Markdown
+
+
+def _prose(page):
+    for place, cell in page.cells("markdown"):
+        source, plain = cell.source, _without_code(cell.source)
+        if len(re.findall(r"<details\b", plain)) != plain.count("</details>"):
+            yield place, "opens and closes <details> not equally often in this cell: balance them"
+        if ACTIVE.search(plain):
+            yield place, "holds active content, which notebooks may not run: remove it"
+        if ABSOLUTE.search(source):
+            yield place, "holds an absolute path: use one relative to the notebook"
+        for number in re.findall(r"(?i)\barxiv(?:\.org/(?:abs|pdf)/|[: ]+)([\w./-]*\d[\w./-]*)", plain):
+            if not ARXIV.fullmatch(number.rstrip(".").removesuffix(".pdf")):
+                yield place, f"{number!r} is not an arXiv number: look it up"
+        yield from ((place, what) for what in _links(plain, page.path.parent))
+
+
+def _without_code(source):
+    """Markdown without code and formulas, in which brackets are not links."""
+    for pattern in (r"(?ms)^ *```.*?^ *```", r"`[^`\n]+`", r"(?s)\$\$.*?\$\$", r"\$[^$\n]+\$"):
+        source = re.sub(pattern, " ", source)
+    return source
+
+
+def _links(text, folder):
+    for bang, alt, target in LINK.findall(text):
+        if bang and not alt.strip():
+            yield f"the image {target} has no alt text: say what it shows"
+        yield from _links(alt, folder)  # an image that is itself a link
+        yield from _dead(target, folder)
+    for tag in re.findall(r"<img\b[^>]*>", text):
+        if not re.search(r"""\balt\s*=\s*["'][^"']*\w""", tag):
+            yield f"{tag[:60]} has no alt text: say what it shows"
+        for target in re.findall(r"""\bsrc\s*=\s*["']([^"']+)""", tag):
+            yield from _dead(target, folder)
+
+
+def _dead(target, folder):
+    if re.match(r"[a-z]+:|#", target):
+        return
+    file = unquote(target.split("#")[0])
+    if file.startswith("/") or not (folder / file).exists():
+        yield f"the link {target} leads to no file: mend it"
+
+
+# ---------------------------------------------------------------- where it is published
+
+
+def _badges(page):
+    repository, ref = published(page.root)
+    advice = f"run `python -m aigc_helpers.notebooks stamp {repository}@{ref}`, or add it"
+    first = page.nb.cells[0].source if page.nb.cells else ""
+    if badge(page.path, repository, ref) not in first:
+        yield "", f"the first cell lacks the Colab badge of {repository}@{ref} for this notebook: {advice}"
+    text = "\n".join(cell.source for cell in page.nb.cells)
+    for other in set(re.findall(r"colab\.research\.google\.com/github/([\w./-]+)/notebooks/", text)):
+        if other != f"{repository}/blob/{ref}":
+            yield "", f"a badge opens {other}, not {repository}/blob/{ref}: {advice}"
+    if not any(_installs(cell.source, repository, ref) for cell in code_cells(page.nb, "colab")):
+        yield "", f"no cell tagged `colab` installs {repository}@{ref}: {advice}"
+
+
+def _installs(source, repository, ref):
+    return re.search(rf"git\+https://github\.com/{re.escape(repository)}(\.git)?@{re.escape(ref)}(?![\w./-])", source)
+
+
+RULES = (_size, _form, _sources, _outputs, _prose, _badges)

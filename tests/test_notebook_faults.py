@@ -1,0 +1,314 @@
+"""Faults around a notebook: run twice, a strange environment, a learning rate of a million, outputs cleared or changed.
+
+Each ends in a right result or in one clear message. Only the cells that need no training on digits are run in kernels:
+the set-up, the panels (on an untrained digit generator) and the exercises.
+"""
+
+import copy
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import nbclient
+import nbformat
+import pytest
+import torch
+from notebook_cells import NOTEBOOKS, run_cells
+
+from aigc_helpers import notebooks
+from aigc_helpers.training import History, TrainingDiverged
+
+NAME = "01_gan.ipynb"
+ROOT = NOTEBOOKS.parent
+LOAD = "load_digits("  # what tells a cell that has no tag from all others
+LISTING, LISTING_LOOP = "criterion = nn.BCELoss()\ng_optimizer", "for i, (real_imgs, _) in enumerate(real_data_loader)"
+NETWORKS, OPTIMIZERS, LOOP = "G = ConvGenerator(Z_DIM)", "ema = EMA(G", "in steps(digits, DIGIT_STEPS"
+STAND_IN = "G, D = ConvGenerator(Z_DIM).eval(), ConvDiscriminator().eval()"
+
+
+@pytest.fixture(scope="module")
+def book():
+    return notebooks.read(NOTEBOOKS / NAME)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """What a kernel gets: this checkout, the embedded digits, no network, one thread."""
+    env = {k: v for k, v in os.environ.items() if k not in ("AIGC_DATA_DIR", "PYTEST_ADDOPTS", "MPLBACKEND")}
+    return env | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "AIGC_OFFLINE": "1", "AIGC_BUDGET": "0.1",
+                  "AIGC_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}  # fmt: skip
+
+
+def find(book, text):
+    """The one code cell that holds `text`."""
+    found = [cell for cell in book.cells if cell.cell_type == "code" and text in cell.source]
+    assert len(found) == 1, f"{len(found)} cells hold {text!r}: change the text in this file"
+    return found[0]
+
+
+def reduced(book):
+    """The cells tagged setup, export, panel, exercise and mark, and the one that loads the digits."""
+    marked = nbformat.from_dict(book)
+    find(marked, LOAD).metadata["tags"] = ["setup"]
+    small = notebooks.subset(marked, ("setup", "export", "panel", "exercise", "mark"))
+    small.metadata = {k: v for k, v in book.metadata.items() if k == "kernelspec"}
+    after = 1 + max(k for k, cell in enumerate(small.cells) if "class ConvDiscriminator" in cell.source)
+    small.cells.insert(after, nbformat.v4.new_code_cell(STAND_IN))
+    return small
+
+
+def text_of(cells):
+    """What strict nbval compares of each cell: the text of its streams and displays, without the data's source."""
+    return [
+        (cell.source.split("\n")[0], [(o.get("name", o.output_type), stable(o.get("text") or o.data["text/plain"])) for o in cell.outputs])
+        for cell in cells
+    ]
+
+
+def stable(text):
+    return re.sub(r"\[data: .*\]", "[data]", text)
+
+
+def execute(book, env, folder):
+    nbclient.NotebookClient(book, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute(env=env)
+    return book
+
+
+# ---------------------------------------------------------------- run twice
+
+
+@pytest.mark.parametrize("order", ["the whole notebook twice", "each cell twice"])
+def test_run_twice_in_one_kernel(book, environment, tmp_path, order):
+    small = reduced(book)
+    wanted, double = small.cells, nbformat.from_dict(small)
+    pairs = small.cells * 2 if order == "the whole notebook twice" else [cell for cell in small.cells for _ in range(2)]
+    double.cells, wanted = [copy.deepcopy(cell) for cell in pairs], text_of(pairs)
+    for cell in double.cells:
+        cell.outputs = []
+    assert text_of(execute(double, environment, tmp_path).cells) == wanted
+    assert sum("not attempted yet" in str(outputs) for _, outputs in wanted) == 2 * len(notebooks.exercises(book))
+
+
+# ---------------------------------------------------------------- strange surroundings, under strict nbval
+
+
+def strict_nbval(folder, env, *names):
+    """Exit status and report of the suite's own nbval command on notebooks in `folder`."""
+    shutil.copy(ROOT / "tests" / "nbval_sanitize.cfg", folder / "sanitize.cfg")
+    (folder / "pytest.ini").write_text("[pytest]\n", encoding="ascii")
+    command = "-m pytest -q -p no:cacheprovider --nbval --nbval-current-env --nbval-sanitize-with=sanitize.cfg --nbval-cell-timeout=120"
+    done = subprocess.run([sys.executable, *command.split(), *names], cwd=folder, env=env, capture_output=True, timeout=300)
+    return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize(("folder", "settings"), [
+    ("plain", {"MPLBACKEND": "TkAgg"}),
+    ("plain", {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}),
+    ("a folder of 生成模型", {}),
+], ids=["a backend that needs a screen", "the C locale", "a path with spaces and Chinese characters"])  # fmt: skip
+def test_strange_surroundings(book, environment, tmp_path, folder, settings):
+    place = tmp_path / folder
+    place.mkdir()
+    small = reduced(book)
+    nbformat.write(small, place / "reduced.ipynb")
+    env = {k: v for k, v in environment.items() if k != "PYTHONIOENCODING"} | {k: v for k, v in settings.items() if v}
+    status, report = strict_nbval(place, env, "reduced.ipynb")
+    assert status == 0, report[-3000:]
+    assert f"{len(small.cells)} passed" in report
+
+
+def test_offline_the_notebook_says_where_its_digits_come_from(book, environment, tmp_path):
+    small = nbformat.from_dict(book)
+    small.cells = [find(small, "from aigc_helpers.data import TOYS_2D"), find(small, "\nSEED = 0") if False else find(small, "SEED = 0"),
+                   nbformat.v4.new_code_cell("import torch"), find(small, LOAD)]  # fmt: skip
+    for cell in small.cells:
+        cell.outputs = []
+    output = execute(small, environment, tmp_path).cells[-1].outputs
+    assert [o.get("name") for o in output] == ["stdout"]
+    lines = output[0].text.splitlines()
+    assert len(lines) == 2
+    for line, count in zip(lines, ("1,297 train", "500 test"), strict=True):
+        assert line == f"[data: {count} images from scikit-learn digits (embedded); embedded; download: AIGC_OFFLINE is set]"
+
+
+# ---------------------------------------------------------------- the training loops, in this process
+
+
+@pytest.fixture(scope="module")
+def digits_space(tmp_path_factory):
+    """The names of the set-up cells and the embedded digits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AIGC_DATA_DIR", raising=False)
+        patch.setenv("AIGC_OFFLINE", "1")
+        patch.setenv("AIGC_DEVICE", "cpu")
+        patch.setenv("AIGC_PROGRESS", "0")
+        patch.setenv("AIGC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        space = run_cells(NAME, ("setup", "export"))
+        exec(find(notebooks.read(NOTEBOOKS / NAME), LOAD).source, space)
+        yield space
+
+
+def test_a_learning_rate_of_a_million_stops_with_one_message(book, digits_space):
+    space = dict(digits_space, LR=1e6, DIGIT_STEPS=300)
+    for text in (NETWORKS, OPTIMIZERS):
+        exec(find(book, text).source, space)
+    with pytest.raises(TrainingDiverged, match=r"(?s)the loss '[DG]' is (nan|-?inf) at step \d+: the training has diverged.*smaller learning rate"):
+        exec(find(book, LOOP).source, space)
+    assert space["history"].step < 300
+
+
+@pytest.mark.parametrize("player", ["D", "G"])
+@pytest.mark.parametrize("loop", ["the listing", "the digit GAN"])
+def test_digit_loops_train_the_right_way(book, digits_space, loop, player):
+    """With the other player held still, each player's steps raise what it plays for."""
+    space = dict(digits_space, LISTING_STEPS=15, DIGIT_STEPS=15)
+    listing = loop == "the listing"
+    for text in (LISTING,) if listing else (NETWORKS, OPTIMIZERS):
+        exec(find(book, text).source, space)
+    G, D, images = space["G"], space["D"], space["digits"].images[:64]
+    real = space["to_unit"](images).flatten(1) if listing else space["to_signed"](images)
+    z = torch.randn(64, 64, generator=torch.Generator().manual_seed(7))
+    still = ("g" if player == "D" else "d") + ("_optimizer" if listing else "_opt")
+    space[still].step = lambda *_: None
+
+    @torch.no_grad()
+    def aim():
+        fake = D(G(z)).mean().item()
+        return D(real).mean().item() - fake if player == "D" else fake
+
+    before = aim()
+    exec(find(book, LISTING_LOOP if listing else LOOP).source, space)
+    assert aim() > before
+
+
+# ---------------------------------------------------------------- what the checks on the page cannot see
+
+
+@pytest.fixture(scope="module")
+def gan(digits_space):
+    """The exported names, as the page defines them, with the exercises' marks."""
+    return run_cells(NAME, ("setup", "export", "exercise", "mark"))
+
+
+@pytest.mark.parametrize("loss", ["non-saturating", "wasserstein-gp"])
+def test_each_move_applies_its_own_gradient_only(gan, loss):
+    duel = gan["Duel"](loss=loss, optimizers=("sgd", "sgd"))
+    for _ in range(2):
+        duel.d_move()
+        duel.g_move()
+    for player, move in (("D", duel.d_move), ("G", duel.g_move)):
+        (duel.D if player == "G" else duel.G).zero_grad(set_to_none=True)
+        twin, state = copy.deepcopy(duel), duel.random.get_state()
+        twin.random = torch.Generator()
+        twin.random.set_state(state)
+        move()
+        net, twin_net = getattr(duel, player), getattr(twin, player)
+        if player == "D":
+            real = twin.real[torch.randint(len(twin.real), (128,), generator=twin.random)]
+            fake = twin.sample(128).detach()
+            wanted = gan["discriminator_objective"](twin.D, real, fake, loss, 1.0, 0.0, twin.random)
+            assert all(p.grad is None for p in duel.G.parameters()), "the critic's loss must not reach the generator"
+        else:
+            wanted = gan["generator_loss"](twin.D(twin.sample(128)), loss)
+        for p, grad in zip(net.parameters(), torch.autograd.grad(wanted, list(twin_net.parameters()), allow_unused=True), strict=True):
+            assert grad is None or torch.allclose(p.grad, grad, rtol=1e-5, atol=1e-7)
+
+
+def test_penalties_reach_the_parameters(gan):
+    torch.manual_seed(0)
+    D, real, fake = gan["ToyDiscriminator"](), torch.randn(32, 2), torch.randn(32, 2) + 1
+    objective, loss = gan["discriminator_objective"], gan["discriminator_loss"](D(real), D(fake), "wasserstein-gp")
+
+    def random():
+        return torch.Generator().manual_seed(1)
+
+    with_penalty = objective(D, real, fake, "wasserstein-gp", penalty=10.0, generator=random())
+    torch.testing.assert_close(with_penalty, loss + 10 * gan["gradient_penalty"](D, real, fake, random()))
+    assert with_penalty > loss
+    with_r1 = objective(D, real, fake, r1=3.0)
+    torch.testing.assert_close(with_r1, objective(D, real, fake) + 3 * gan["r1_penalty"](D, real))
+    for penalty in (gan["gradient_penalty"](D, real, fake), gan["r1_penalty"](D, real)):
+        D.zero_grad()
+        penalty.backward()
+        assert all(p.grad.abs().sum() > 0 for name, p in D.named_parameters() if "weight" in name)
+
+
+PUBLISHED_BUGS = {
+    "1: the number of fakes forgotten": ("mark_1", lambda p, q, k: p / (p + q)),
+    "1: k on the wrong density": ("mark_1", lambda p, q, k: k * p / (k * p + q)),
+    "2: the logarithm of a number near zero": ("mark_2", lambda r, f: -torch.sigmoid(f - r).log().mean()),
+    "2: real and fake swapped": ("mark_2", lambda r, f: torch.nn.functional.softplus(f - r).mean()),
+    "3: both signs wrong, as in the book": ("mark_3", lambda n: (torch.ones(n) + 0.1 * torch.rand(n), torch.zeros(n) - 0.1 * torch.rand(n))),
+    "3: the sign of the real labels": ("mark_3", lambda n: (1 + 0.1 * torch.rand(n), 0.1 * torch.rand(n))),
+    "3: the sign of the fake labels": ("mark_3", lambda n: (1 - 0.1 * torch.rand(n), -0.1 * torch.rand(n))),
+    "3: no noise at all": ("mark_3", lambda n: (torch.full((n,), 0.95), torch.full((n,), 0.05))),
+    "4: the wrong end": ("mark_4", 1),
+    "5: nothing moves": ("mark_5", lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("bug", PUBLISHED_BUGS)
+def test_marks_refuse_the_published_bugs(gan, capsys, bug):
+    mark, answer = PUBLISHED_BUGS[bug]
+    gan["exercise"]("Exercise", answer, gan[mark])
+    assert capsys.readouterr().out.startswith("Exercise: not ")
+
+
+def test_mark_5_refuses_the_listing_of_the_exercise(book, gan, capsys):
+    text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+    listings = re.findall(r"```python\n(def one_round.*?)```", text, re.DOTALL)
+    assert len(listings) == 2, "the bug and its solution"
+    for listing, verdict in zip(listings, ("not yet - ", "correct"), strict=True):
+        space = dict(gan)
+        exec(listing, space)
+        gan["exercise"]("Exercise 5", space["one_round"], gan["mark_5"])
+        assert capsys.readouterr().out.startswith(f"Exercise 5: {verdict}")
+
+
+# ---------------------------------------------------------------- stored outputs
+
+
+def test_cleared_outputs_are_a_finding_of_lint(book, tmp_path):
+    def about_outputs():
+        return [line for line in notebooks.lint(tmp_path) if re.search("no stored output|with a tick|not run once", line)]
+
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copy(NOTEBOOKS / NAME, tmp_path / "notebooks")
+    assert about_outputs() == []
+    cleared = nbformat.from_dict(book)
+    for cell in notebooks.code_cells(cleared):
+        cell.outputs, cell.execution_count = [], None
+    nbformat.write(cleared, tmp_path / "notebooks" / NAME)
+    found = about_outputs()
+    speaking = sum(bool(cell.outputs) for cell in notebooks.code_cells(book))
+    assert len(found) > speaking / 2 and any("notebooks run" in line for line in found)
+    one = nbformat.from_dict(book)
+    find(one, "eq. (4): minimax gradient").outputs = []
+    nbformat.write(one, tmp_path / "notebooks" / NAME)
+    assert len(about_outputs()) == 1
+
+
+def test_a_stored_number_changed_by_hand_fails_strict_nbval(book, environment, tmp_path):
+    good = nbformat.from_dict(book)
+    cell = find(good, "eq. (4): minimax gradient")
+    good.cells = [find(good, "import torch.nn.functional as F"), find(good, "from aigc_helpers.checks import"), cell]
+    good.metadata = {k: v for k, v in book.metadata.items() if k == "kernelspec"}
+    nbformat.write(good, tmp_path / "good.ipynb")
+    assert cell.outputs[0].text.count("0.018") == 1
+    cell.outputs[0].text = cell.outputs[0].text.replace("0.018", "0.019")
+    nbformat.write(good, tmp_path / "changed.ipynb")
+    status, report = strict_nbval(tmp_path, environment, "good.ipynb", "changed.ipynb")
+    assert status == 1 and "1 failed, 5 passed" in report, report[-3000:]
+    assert "0.019" in report and "changed.ipynb" in report
+
+
+def test_history_is_fresh_after_divergence():
+    """The message's advice works: a new History() has no memory of the spoilt run."""
+    history = History()
+    with pytest.raises(TrainingDiverged):
+        history.log(D=float("nan"))
+    assert history.step == 0 and pathlib.Path(NOTEBOOKS / NAME).exists()

@@ -1,0 +1,333 @@
+"""Plotting: no pyplot, the reader's settings left alone, pictures of the asked size, and texts that can be read."""
+
+import inspect
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import colors, rcParams
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from aigc_helpers import plotting
+from aigc_helpers.metrics import Score
+
+IMAGES = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1).expand(6, 1, 28, 28) * 50
+POINTS = torch.stack([torch.linspace(-1, 1, 9), torch.linspace(1, -1, 9)], dim=1)
+TABLE = {
+    "a": {"FID": Score(12.345, 1.0), "recall": Score(0.5, 0.75), "modes": 7, "note": "kept", "plain": -0.001},
+    "b": {"FID": Score(1234.5, 1.0), "recall": Score(-0.0, 0.75), "modes": 0, "note": "", "plain": 99.96},
+}
+
+
+def drawn(draw, *args, **kwargs):
+    """A figure with one axes on which `draw` has drawn."""
+    fig, ax = plotting.figure(3, 2)
+    draw(ax, *args, **kwargs)
+    return fig
+
+
+FIGURES = {
+    "figure": lambda: plotting.figure(3, 2)[0],
+    "image_grid": lambda: plotting.image_grid(IMAGES, ncols=3, title="six"),
+    "image_columns": lambda: plotting.image_columns({"a": IMAGES, "b": IMAGES[:3]}, ncols=3),
+    "curves": lambda: plotting.curves({"D": [3, 2, 1.0], "G": torch.tensor([1, 2, 3.0])}, "t", smooth_weight=0.5, logy=True),
+    "histogram": lambda: plotting.histogram({"a": [1, 2, 3], "b": torch.tensor([3, 2, 1])}, "t", fair=1 / 3),
+    "score_table": lambda: plotting.score_table(TABLE, "t", {"FID": "low", "recall": "high"}),
+    "draw_images": lambda: drawn(plotting.draw_images, IMAGES, title="t"),
+    "draw_curves": lambda: drawn(plotting.draw_curves, {"a": [1, 2]}, x=[0, 5]),
+    "draw_points": lambda: drawn(plotting.draw_points, POINTS, -POINTS),
+    "draw_field": lambda: drawn(plotting.draw_field, torch.rand(5, 5)),
+    "draw_arrows": lambda: drawn(plotting.draw_arrows, POINTS, POINTS),
+    "draw_warp": lambda: drawn(plotting.draw_warp, plotting.plane(4).reshape(4, 4, 2)),
+    "draw_gauge": lambda: drawn(plotting.draw_gauge, 0.3, 1.0, "KL"),
+}
+NO_FIGURE = {"style", "to_png", "show", "tile", "smooth", "square", "plane"}  # tested one by one below
+each_figure = pytest.mark.parametrize("name", FIGURES)
+
+
+def texts(fig):
+    return [text.get_text() for text in fig.findobj(Text) if text.get_text()]
+
+
+# ---------------------------------------------------------------- figures
+
+
+def test_every_public_function_is_tested_here():
+    public = {name for name, value in vars(plotting).items() if inspect.isfunction(value) and name[0] != "_"}
+    assert public == set(FIGURES) | NO_FIGURE
+
+
+@each_figure
+def test_each_returns_a_figure_and_leaves_the_settings_alone(name):
+    before = dict(rcParams)
+    fig = FIGURES[name]()
+    assert type(fig) is Figure
+    plain = np.asarray(Image.open(io.BytesIO(plotting.to_png(fig, scale=1))))
+    assert len(np.unique(plain.reshape(-1, 3), axis=0)) > 2, "nothing was drawn"
+    assert dict(rcParams) == before
+
+
+@each_figure
+def test_the_readers_settings_do_not_show(name, monkeypatch):
+    torch.manual_seed(0)
+    wanted = plotting.to_png(FIGURES[name](), scale=1)
+    for key, value in {"figure.facecolor": "black", "axes.facecolor": "black", "font.size": 30.0, "lines.linewidth": 9.0,
+                       "text.color": "white", "legend.fontsize": 3.0}.items():  # fmt: skip
+        monkeypatch.setitem(rcParams, key, value)
+    torch.manual_seed(0)
+    assert plotting.to_png(FIGURES[name](), scale=1) == wanted
+
+
+def luminance(colour):
+    """Relative luminance of WCAG 2."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colors.to_rgb(colour)]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def contrast(one, other):
+    dark, light = sorted([luminance(one), luminance(other)])
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_the_contrast_formula():
+    assert contrast("black", "white") == pytest.approx(21) and contrast("#777777", "white") == pytest.approx(4.48, abs=0.01)
+
+
+def test_ink_and_grey_can_be_read_on_paper():
+    assert contrast(plotting.INK, plotting.PAPER) >= 4.5
+    assert contrast(plotting.GREY, plotting.PAPER) >= 4.5
+
+
+@each_figure
+def test_every_text_can_be_read(name):
+    fig = FIGURES[name]()
+    fig.canvas.draw()
+    assert {colors.to_hex(fig.get_facecolor()), *(colors.to_hex(ax.get_facecolor()) for ax in fig.axes)} == {plotting.PAPER.lower()}
+    for text in fig.findobj(Text):
+        if text.get_text():
+            assert contrast(text.get_color(), plotting.PAPER) >= 4.5, text.get_text()
+
+
+@pytest.mark.parametrize("colours", [None, 16])
+@pytest.mark.parametrize(("size", "scale"), [((3, 2), 1), ((3, 2), 2), ((4.5, 1.2), 1.5)])
+def test_png_has_the_size_asked_for(size, scale, colours):
+    image = Image.open(io.BytesIO(plotting.to_png(plotting.figure(*size)[0], scale, colours)))
+    assert image.format == "PNG" and image.mode == ("P" if colours else "RGB")
+    assert image.size == (round(size[0] * 100 * scale), round(size[1] * 100 * scale))
+
+
+def test_a_reduced_palette_makes_smaller_files():
+    fig = drawn(plotting.draw_field, torch.rand(40, 40, generator=torch.Generator().manual_seed(0)))
+    full, reduced = plotting.to_png(fig), plotting.to_png(fig, colours=32)
+    assert len(reduced) < len(full) / 2
+    assert len(Image.open(io.BytesIO(reduced)).getcolors()) <= 32
+
+
+# ---------------------------------------------------------------- show
+
+
+def test_show_emits_a_picture_and_its_description(monkeypatch):
+    import base64
+
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda *args, **kwargs: shown.append((args, kwargs)))
+    plotting.show(plotting.figure(3, 2)[0], "An empty frame.")
+    [((bundle,), options)] = shown
+    assert set(bundle) == {"image/png", "text/plain"} and bundle["text/plain"] == "An empty frame."
+    assert options == {"raw": True, "metadata": {"image/png": {"width": 300, "height": 200, "alt": "An empty frame."}}}
+    assert Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).size == (600, 400)
+
+
+@pytest.mark.parametrize("alt", ["", "  \n", None])
+def test_show_refuses_to_show_without_a_description(alt):
+    with pytest.raises(ValueError, match="describe the figure in a sentence"):
+        plotting.show(plotting.figure(3, 2)[0], alt)
+
+
+# ---------------------------------------------------------------- images
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32, "numpy"])
+def test_tile_puts_each_image_in_its_place(kind, flat):
+    images = torch.tensor([0, 51, 102, 153, 255], dtype=torch.uint8).reshape(5, 1, 1, 1).repeat(1, 1, 4, 4)
+    images[3, 0, 0, 1] = 255
+    if kind is not torch.uint8:
+        images = images.float() / 127.5 - 1
+    images = images.flatten(1) if flat else images
+    out = plotting.tile(images.numpy() if kind == "numpy" else images, ncols=3, pad=2)
+    assert out.shape == (2 * 6 + 2, 3 * 6 + 2)
+    tops, lefts = (2, 8), (2, 8, 14)
+    for k, value in enumerate((0, 0.2, 0.4, 0.6, 1.0)):
+        top, left = tops[k // 3], lefts[k % 3]
+        assert out[top + 3, left + 3] == pytest.approx(value, abs=1e-6)
+        assert out[top + 3, left] == pytest.approx(value, abs=1e-6)
+    assert out[8, 3] == 1.0 and out[9, 2] == pytest.approx(0.6, abs=1e-6), "rows stay rows"
+    assert not out[:, [0, 1, 6, 7, 12, 13, 18, 19]].any() and not out[[0, 1, 6, 7, 12, 13]].any(), "black between"
+    assert not out[8:12, 14:18].any(), "black where no image is left"
+
+
+def test_tile_clips_what_a_tanh_cannot_reach():
+    out = plotting.tile(torch.tensor([-3.0, 3.0]).reshape(2, 1), ncols=2, pad=0)
+    assert out.tolist() == [[0.0, 1.0]]
+
+
+def test_image_grid_grows_with_its_rows():
+    one, two = (plotting.image_grid(IMAGES[:n], ncols=3).get_size_inches() for n in (3, 6))
+    assert two[1] == pytest.approx(2 * one[1]) and two[0] == one[0]
+
+
+# ---------------------------------------------------------------- curves, bars, tables
+
+
+def test_smooth_by_hand():
+    assert plotting.smooth([4.0, 8.0, 0.0], 0.0) == [4, 8, 0]
+    wanted = [4.0, (0.25 * 4 + 0.5 * 8) / 0.75, (0.125 * 4 + 0.25 * 8 + 0.5 * 0) / 0.875]
+    assert plotting.smooth([4.0, 8.0, 0.0], 0.5) == pytest.approx(wanted)
+    assert plotting.smooth([3.0] * 50, 0.9) == pytest.approx([3.0] * 50), "a constant stays, from the first step"
+    assert plotting.smooth([], 0.5) == []
+
+
+def test_curves_draw_the_values_and_their_smooth_version():
+    ax = plotting.curves({"a": [4.0, 8.0, 0.0], "b": [1.0, 1, 1]}, "T", ylabel="loss", smooth_weight=0.5).axes[0]
+    assert [line.get_ydata().tolist() for line in ax.lines[::2]] == [[4, 8, 0], [1, 1, 1]]
+    assert list(ax.lines[1].get_ydata()) == plotting.smooth([4.0, 8.0, 0.0], 0.5)
+    assert ax.lines[0].get_alpha() == 0.2 and ax.lines[1].get_xdata().tolist() == [1, 2, 3]
+    assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("T", "step", "loss")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    assert len({line.get_linestyle() for line in ax.lines[1::2]}) == 2, "told apart without colour too"
+
+
+def test_one_curve_needs_no_legend_and_takes_its_own_x():
+    ax = plotting.curves({"a": [1.0, 10.0]}, x=torch.tensor([0.0, 0.5]), logy=True).axes[0]
+    assert ax.get_legend() is None and ax.lines[0].get_xdata().tolist() == [0, 0.5] and ax.get_yscale() == "log"
+
+
+def test_histogram_shows_shares():
+    ax = plotting.histogram({"a": [1, 3], "b": torch.tensor([0, 0])}, fair=0.5).axes[0]
+    assert [bar.get_height() for bar in ax.patches] == [0.25, 0.75, 0, 0]
+    assert [bar.get_center()[0] for bar in ax.patches] == pytest.approx([-0.2, 0.8, 0.2, 1.2])
+    assert ax.lines[0].get_ydata()[0] == 0.5
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["equal shares", "a", "b"]
+
+
+def test_score_table_texts():
+    found = texts(plotting.score_table(TABLE, "Scores", {"FID": "low", "recall": "high"}))
+    assert found == [
+        "FID ↓", "recall ↑", "modes", "note", "plain",
+        "a", "12.3", "0.50", "7", "kept", "0.00",
+        "b", "1,234", "0.00", "0", "100.0",
+        "real data (floor)", "1.00", "0.75", "Scores",
+    ]  # fmt: skip
+
+
+def test_score_table_without_a_floor_and_with_another_name_for_it():
+    assert "real data (floor)" not in texts(plotting.score_table({"a": {"x": 1.0}}))
+    assert "other digits" in texts(plotting.score_table({"a": {"x": Score(1.0, 2.0)}}, floor="other digits"))
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [(0.004, "0.00"), (-0.004, "0.00"), (-0.0, "0.00"), (-0.3, "-0.30"), (9.99, "9.99"), (-12.34, "-12.3"), (1e4, "10,000"),
+     (3, "3"), ("12", "12"), (Score(0.125, 9.0), "0.12"), (Score(4, 8), "4"), (float("nan"), "nan")],
+)  # fmt: skip
+def test_numbers_in_a_table(value, wanted):
+    assert plotting._number(value) == wanted
+
+
+# ---------------------------------------------------------------- the plane
+
+
+def test_plane_and_field_agree_on_where_low_y_is():
+    points = plotting.plane(3, limit=2.0)
+    assert points.tolist()[:4] == [[-2, -2], [0, -2], [2, -2], [-2, 0]]
+    fig, ax = plotting.figure(2, 2)
+    image = plotting.draw_field(ax, points[:, 1].reshape(3, 3), limit=2.0)
+    assert image.origin == "lower" and image.get_extent() == [-2, 2, -2, 2] and image.get_array()[0].tolist() == [-2] * 3
+    assert ax.get_xlim() == (-2, 2) and ax.get_ylim() == (-2, 2) and image.get_clim() == (0, 1)
+
+
+def test_real_and_fake_points_differ_in_shape():
+    fig, ax = plotting.figure(2, 2)
+    plotting.draw_points(ax, POINTS.requires_grad_(), None)
+    plotting.draw_points(ax, None, POINTS + 1)
+    real, fake = ax.collections
+    np.testing.assert_allclose(fake.get_offsets(), (POINTS + 1).detach().numpy())
+    assert (real.get_label(), fake.get_label()) == ("real", "fake")
+    assert len(real.get_paths()[0].vertices) != len(fake.get_paths()[0].vertices)
+
+
+def test_arrows_warp_gauge_and_square():
+    fig, ax = plotting.figure(2, 2)
+    plotting.draw_arrows(ax, POINTS, POINTS, scale=3.0)
+    np.testing.assert_allclose(ax.collections[0].U, 3 * POINTS[:, 0].detach())
+    plotting.draw_warp(ax, plotting.plane(4).reshape(4, 4, 2))
+    assert len(ax.lines) == 8 and ax.lines[0].get_ydata().tolist() == pytest.approx([-2.4] * 4)
+    assert ax.lines[4].get_xdata().tolist() == pytest.approx([-2.4] * 4)
+    fig, ax = plotting.figure(2, 2)
+    plotting.draw_gauge(ax, 5.0, 2.0, "KL")
+    assert [bar.get_width() for bar in ax.patches] == [2.0, 2.0] and ax.get_title() == "KL 5.00"
+    plotting.square(ax, 1.5)
+    assert ax.get_xlim() == (-1.5, 1.5) and ax.get_aspect() == 1 and not any(s.get_visible() for s in ax.spines.values())
+
+
+# ---------------------------------------------------------------- in a process of its own
+
+
+DRAW_ALL = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import hashlib, torch
+import test_plotting
+assert "matplotlib.pyplot" not in sys.modules, "imported by the test itself"
+digest = hashlib.sha256()
+for name, make in test_plotting.FIGURES.items():
+    torch.manual_seed(0)
+    digest.update(test_plotting.plotting.to_png(make(), scale=1))
+    assert "matplotlib.pyplot" not in sys.modules, name
+print(digest.hexdigest())
+"""
+
+IMPORTS = """
+import pathlib, sys, time
+import torch
+import numpy
+before, began = set(sys.modules), time.perf_counter()
+import aigc_helpers
+for path in sorted(pathlib.Path(aigc_helpers.__file__).parent.rglob("*.py")):
+    name = ".".join(("aigc_helpers", *path.relative_to(pathlib.Path(aigc_helpers.__file__).parent).with_suffix("").parts))
+    if not name.endswith("__main__"):
+        __import__(name.removesuffix(".__init__"))
+print(time.perf_counter() - began, *sorted({name.split(".")[0] for name in set(sys.modules) - before}))
+"""
+
+
+def in_a_process(script, *args, **settings):
+    env = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(plotting.__file__)), "OMP_NUM_THREADS": "1"} | settings
+    done = subprocess.run([sys.executable, "-c", script, *args], env=env, capture_output=True, encoding="utf-8", timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_pictures_are_the_same_under_any_backend_and_need_no_pyplot():
+    folder = os.path.dirname(__file__)
+    screen = in_a_process(DRAW_ALL, folder, MPLBACKEND="TkAgg", DISPLAY="")
+    assert screen == in_a_process(DRAW_ALL, folder, MPLBACKEND="agg") and len(screen[0]) == 64
+
+
+def test_imports_are_cheap():
+    """At most 0.3 s beyond torch on a quiet machine; twice that is allowed here."""
+    runs = [in_a_process(IMPORTS) for _ in range(3)]
+    seconds = min(float(run[0]) for run in runs)
+    print(f"import aigc_helpers and all its modules: {seconds:.3f} s beyond torch")
+    heavy = {"matplotlib", "ipywidgets", "IPython", "sklearn", "torchmetrics", "safetensors", "PIL", "scipy"} & set(runs[0])
+    assert not heavy, f"to be imported inside functions: {heavy}"
+    assert seconds <= 0.6
