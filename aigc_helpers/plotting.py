@@ -244,12 +244,14 @@ def draw_points(ax, real=None, fake=None, size=6):
     if real is not None:
         ax.scatter(*_array(real).T, s=size, color=REAL, alpha=0.55, linewidths=0, label="real", zorder=3)
     if fake is not None:
-        ax.scatter(*_array(fake).T, s=size * 2, color=FAKE, marker="x", alpha=0.75, linewidths=0.9, label="fake", zorder=4)
+        ax.scatter(
+            *_array(fake).T, s=size * 2, color=FAKE, marker="x", alpha=0.75, linewidths=0.9, label="fake", zorder=4
+        )
 
 
 @style()
 def draw_field(ax, values, limit=2.4, vmin=0.0, vmax=1.0):
-    """Heat map of values (n, n), rows = y from low to high, over the square [-limit, limit]^2: orange low, blue high."""
+    """Heat map of values (n, n), rows = y from low to high, over [-limit, limit]^2: orange low, blue high."""
     image = ax.imshow(
         _array(values), origin="lower", extent=(-limit, limit, -limit, limit), cmap=_diverging(),
         vmin=vmin, vmax=vmax, interpolation="bilinear", zorder=0,

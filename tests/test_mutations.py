@@ -2,15 +2,16 @@
 
 `python -m pytest tests/test_mutations.py -s` also prints the table: fault | where | caught by.
 
-A fault is a textual change of a helper or of one of the notebook's code cells. For a notebook the exported module is made
-anew from the changed cell, so that a mere comparison of bytes cannot be what catches it. The copy is then tested by one
-catcher: a test of the suite or "page", the notebook's own checks. A server process imports PyTorch once and forks for
-each copy; copies import the project afresh, from their own folder.
+A fault is a textual change of a helper or of one of the notebook's code cells. For a notebook the exported module is
+made anew from the changed cell, so that a mere comparison of bytes cannot be what catches it. The copy is then tested
+by one catcher: a test of the suite, or "page" (the notebook's own checks in sections 1 to 5), or "exercises" (its
+solutions and their marks). A server process imports PyTorch once and forks for each copy; a copy imports its own files.
 """
 
 import ast
 import builtins
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -29,7 +30,9 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = "notebooks/01_gan.ipynb"
 COPIED = ("aigc_helpers", "tests", "notebooks", "pyproject.toml", "conftest.py")
-TIME_LIMIT, WORKERS = 90, 2
+TIME_LIMIT, WORKERS = 120, 2
+PRELOADED = ("torch", "matplotlib.figure", "matplotlib.backends.backend_agg", "ipywidgets", "IPython.display",
+             "sklearn.datasets", "torchmetrics.image.fid", "safetensors.torch", "nbclient", "tqdm")  # fmt: skip
 
 pytestmark = [
     pytest.mark.mutation,
@@ -42,14 +45,20 @@ class Fault(NamedTuple):
     where: str  # a file of the project; for a notebook, one of its code cells
     old: str
     new: str
-    catcher: str  # a pytest node, or "page": the notebook's own checks
+    catcher: str  # a pytest node, "page" or "exercises"
 
 
 def page(name, old, new, catcher="page"):
+    """A fault in the notebook."""
     return Fault(name, NOTEBOOK, old, new, catcher)
 
 
-CHECKS, METRICS, DATA, TRAINING = (f"tests/test_{name}.py" for name in ("checks", "metrics", "data", "training"))
+def helper(module, name, old, new, test=None):
+    """A fault in a helper, to be caught by its own tests: any, or `test` where they take long."""
+    catcher = f"tests/test_{module}.py" + (f"::{test}" if test else "")
+    return Fault(name, f"aigc_helpers/{module}.py", old, new, catcher)
+
+
 FAULTS_PY, PANELS = "tests/test_notebook_faults.py", "tests/test_panels.py"
 
 FAULTS = [
@@ -60,7 +69,8 @@ FAULTS = [
     page("-log 2 for -log 4", "value(p / (p + q)), -math.log(4)", "value(p / (p + q)), -math.log(2)"),
     page("V with the wrong sign of log(1 - D)", "D.clamp_min(1e-300).log() + q *", "D.clamp_min(1e-300).log() - q *"),
     page("eq. (4): sign", "grad(-F.softplus(logits).sum(), logits)", "grad(F.softplus(logits).sum(), logits)"),
-    page("eq. (5): softplus sign", "grad(F.softplus(-logits).sum(), logits)", "grad(F.softplus(logits).sum(), logits)"),
+    page("eq. (5): softplus sign", "grad(F.softplus(-logits).sum(), logits)",
+         "grad(F.softplus(logits).sum(), logits)"),
     page("race: the fakes called real", "F.softplus(-critic(real)).mean() + F.softplus(critic(fake.detach())).mean()",
          "F.softplus(critic(real)).mean() + F.softplus(-critic(fake.detach())).mean()"),
     page('"at once" reads the new value', "            x, y = x - eta * y, y + eta * x\n",
@@ -68,84 +78,107 @@ FAULTS = [
     page('"in turn" reads the old value', "            x = x - eta * y\n            y = y + eta * x\n",
          "            x, y = x - eta * y, y + eta * x\n"),
     page("look ahead with only one eye", "y + eta * x_ahead", "y + eta * x"),
-    # ---- the notebook: losses, penalties, moves
+    # ---- the notebook: losses, penalties, moves, loops
     page("D loss: softplus sign", "F.softplus(-real_logits).mean() + F.softplus(fake_logits)",
          "F.softplus(-real_logits).mean() + F.softplus(-fake_logits)"),
     page("D loss: real and fake swapped", "F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()",
          "F.softplus(-fake_logits).mean() + F.softplus(real_logits).mean()"),
     page("minimax G loss: sign", "return -F.softplus(fake_logits).mean()", "return F.softplus(fake_logits).mean()"),
-    page("non-saturating G loss: softplus sign", "return F.softplus(-fake_logits).mean()", "return F.softplus(fake_logits).mean()"),
+    page("non-saturating G loss: softplus sign", "return F.softplus(-fake_logits).mean()",
+         "return F.softplus(fake_logits).mean()"),
     page("hinge: sign of the margin", "F.relu(1 + fake_logits)", "F.relu(1 - fake_logits)"),
     page("least squares D: target 0 for 1", "0.5 * (real_logits - 1).square()", "0.5 * real_logits.square()"),
-    page("least squares G: target 0 for 1", "return 0.5 * (fake_logits - 1).square()", "return 0.5 * fake_logits.square()"),
+    page("least squares G: target 0 for 1", "return 0.5 * (fake_logits - 1).square()",
+         "return 0.5 * fake_logits.square()"),
     page("Wasserstein D: sign", "fake_logits.mean() - real_logits.mean()", "real_logits.mean() - fake_logits.mean()"),
     page("gradient penalty without the -1", "fake.detach()) - 1).square().mean()", "fake.detach())).square().mean()"),
     page("slope without the square root", "grad.flatten(1).norm(dim=1)", "grad.flatten(1).square().sum(dim=1)"),
     page("R1 without the half", "0.5 * slope(D, real)", "slope(D, real)"),
     page("slope that is no function of D's parameters", "create_graph=True", "create_graph=False",
-         f"{FAULTS_PY}::test_penalties_reach_the_parameters"),
-    page("penalty left out of the Wasserstein objective", "total = total + penalty * gradient_penalty(D, real, fake, generator)",
-         "total = total", f"{FAULTS_PY}::test_penalties_reach_the_parameters"),
+         FAULTS_PY + "::test_penalties_reach_the_parameters"),
+    page("penalty left out of the Wasserstein objective",
+         "total = total + penalty * gradient_penalty(D, real, fake, generator)", "total = total",
+         FAULTS_PY + "::test_penalties_reach_the_parameters"),
     page("missing detach in the objective", "    fake = fake.detach()  ", "    fake = fake  ",
-         f"{FAULTS_PY}::test_each_move_applies_its_own_gradient_only"),
+         FAULTS_PY + "::test_each_move_applies_its_own_gradient_only"),
     page("Duel: D's zero_grad missing", "self.d_opt.zero_grad(); d_loss", "d_loss",
-         f"{FAULTS_PY}::test_each_move_applies_its_own_gradient_only"),
+         FAULTS_PY + "::test_each_move_applies_its_own_gradient_only"),
     page("Duel: G's zero_grad missing", "self.g_opt.zero_grad(); g_loss", "g_loss",
-         f"{FAULTS_PY}::test_each_move_applies_its_own_gradient_only"),
+         FAULTS_PY + "::test_each_move_applies_its_own_gradient_only"),
     page("Duel: D's move steps G", "d_loss.backward(); self.d_opt.step()", "d_loss.backward(); self.g_opt.step()"),
+    page("d_gradients never detaches", "D(fake.detach() if detach else fake)).backward()", "D(fake)).backward()"),
     page("rewind off by one", "self.tape = self.tape[: moment + 1]", "self.tape = self.tape[: moment + 2]",
-         f"{PANELS}::test_arena_steps_runs_and_rewinds_to_the_same_numbers"),
-    page("the listing's labels swapped", "criterion(real_scores, torch.ones_like(real_scores)) + criterion(fake_scores, torch.zeros_like(fake_scores))",
-         "criterion(real_scores, torch.zeros_like(real_scores)) + criterion(fake_scores, torch.ones_like(fake_scores))",
-         f"{FAULTS_PY}::test_digit_loops_train_the_right_way"),
-    page("digit GAN: G trained to be found out", "g_loss = generator_loss(D(fake), LOSS)", "g_loss = -generator_loss(D(fake), LOSS)",
-         f"{FAULTS_PY}::test_digit_loops_train_the_right_way"),
+         PANELS + "::test_arena_steps_runs_and_rewinds_to_the_same_numbers"),
+    page("the listing's labels swapped",
+         "criterion(real_scores, torch.ones_like(real_scores)) + criterion(fake_scores, "
+         "torch.zeros_like(fake_scores))",
+         "criterion(real_scores, torch.zeros_like(real_scores)) + criterion(fake_scores, "
+         "torch.ones_like(fake_scores))", FAULTS_PY + "::test_digit_loops_train_the_right_way"),
+    page("digit GAN: G trained to be found out", "g_loss = generator_loss(D(fake), LOSS)",
+         "g_loss = -generator_loss(D(fake), LOSS)", FAULTS_PY + "::test_digit_loops_train_the_right_way"),
     # ---- the notebook: exercises
-    page("solution 1: k on the wrong density", "    check(f\"k = {k}: the maximiser", "    p, q = q, p\n        check(f\"k = {k}: the maximiser"),
-    page("mark 1 knows only k = 1", "for k in (1, 2, 5):", "for k in (1,):", f"{FAULTS_PY}::test_marks_refuse_the_published_bugs"),
-    page("mark 2 forgets the hopeless fake", "    check(\"a hopeless fake still", "    0 and check(\"a hopeless fake still",
-         f"{FAULTS_PY}::test_marks_refuse_the_published_bugs"),
-    page("mark 3 lets negative labels pass", "bool((fake >= 0).all() and", "bool(", f"{FAULTS_PY}::test_marks_refuse_the_published_bugs"),
-    page("mark 4 at the wrong end", "push.argmin().item()", "push.argmax().item()"),
+    page("mark 1 mixes up the densities", '    check(f"k = {k}: the maximiser',
+         '    p, q = q, p\n        check(f"k = {k}: the maximiser', "exercises"),
+    page("mark 1 knows only k = 1", "for k in (1, 2, 5):", "for k in (1,):",
+         FAULTS_PY + "::test_marks_refuse_the_published_bugs"),
+    page("mark 2 forgets the hopeless fake", '    check("a hopeless fake still',
+         '    0 and check("a hopeless fake still', FAULTS_PY + "::test_marks_refuse_the_published_bugs"),
+    page("mark 3 lets negative labels pass", "bool((fake >= 0).all() and", "bool(",
+         FAULTS_PY + "::test_marks_refuse_the_published_bugs"),
+    page("mark 4 at the wrong end", "push.argmin().item()", "push.argmax().item()", "exercises"),
     page("mark 5 asks only that something moves",
          '    check("the discriminator after three rounds", got[1], want[1], rtol=1e-4, atol=1e-6)\n'
          '    check("the generator after three rounds", got[0], want[0], rtol=1e-4, atol=1e-6)\n', "",
-         f"{FAULTS_PY}::test_mark_5_refuses_the_listing_of_the_exercise"),
-    page("mark 5: its own answer lets gradients pile up", "            opt.zero_grad()\n            loss().backward()",
-         "            loss().backward()"),
+         FAULTS_PY + "::test_mark_5_refuses_the_listing_of_the_exercise"),
+    page("mark 5: its own answer lets gradients pile up",
+         "            opt.zero_grad()\n            loss().backward()", "            loss().backward()", "exercises"),
     # ---- the helpers
-    Fault("check() passes when all entries differ", "aigc_helpers/checks.py", "if not (excess > 0).any():", "if not (excess <= 0).any():", CHECKS),
-    Fault("check() lets NaN pass", "aigc_helpers/checks.py", "np.where(np.isnan(excess), np.inf, excess)", "np.where(np.isnan(excess), -1.0, excess)", CHECKS),
-    Fault("check_below inverted", "aigc_helpers/checks.py", "lambda g, b: g < b", "lambda g, b: g > b", CHECKS),
-    Fault("check_above not strict", "aigc_helpers/checks.py", "lambda g, b: g > b", "lambda g, b: g >= b", CHECKS),
-    Fault("exercise() ignores a mark that says no", "aigc_helpers/checks.py", "passed = result is None or bool(result)", "passed = True", CHECKS),
-    Fault("FID of the real set with itself", "aigc_helpers/metrics.py", "metric.update(fake.double(), real=False)", "metric.update(real.double(), real=False)", METRICS),
-    Fault("recall and precision swapped", "aigc_helpers/metrics.py", "return precision.item(), recall.item()", "return recall.item(), precision.item()", METRICS),
-    Fault("radius to the (k-1)-th neighbour", "aigc_helpers/metrics.py", "kthvalue(k + 1, dim=1)", "kthvalue(k, dim=1)", METRICS),
-    Fault("class_entropy not normalised", "aigc_helpers/metrics.py", " / math.log(len(p))", "", METRICS),
-    Fault("coverage of the fakes, not of the reals", "aigc_helpers/metrics.py", ".any(dim=1).float().mean().item()", ".any(dim=0).float().mean().item()", METRICS),
-    Fault("floor measured on the reference itself", "aigc_helpers/metrics.py", "self._measure(held_out[:n])", "self._measure(reference[:n])", METRICS),
-    Fault("energy distance without the 2", "aigc_helpers/metrics.py", "(2 * between -", "(between -", METRICS),
-    Fault("mode covered by its whole share only", "aigc_helpers/metrics.py", "hits >= 0.1 * len(x)", "hits >= 1.0 * len(x)", METRICS),
-    Fault("to_signed divides by 255", "aigc_helpers/data.py", "x.float() / 127.5 - 1", "x.float() / 255 - 1", DATA),
-    Fault("ring of 8 closed after 7", "aigc_helpers/data.py", "torch.arange(8) * (2 * math.pi / 8)", "torch.arange(8) * (2 * math.pi / 7)", DATA),
-    Fault("test split inside the training split", "aigc_helpers/data.py", "else order[NUM_EMBEDDED_TRAIN:]", "else order[:500]", DATA),
-    Fault("damaged data accepted", "aigc_helpers/data.py", "if digest != SHA256[split]:", "if not digest:", DATA),
-    Fault("steps stops one short", "aigc_helpers/training.py", "range(start + 1, num_steps + 1)", "range(start + 1, num_steps)",
-          f"{TRAINING}::test_an_epoch_visits_every_item_once_and_the_next_in_another_order"),
-    Fault("steps skips an epoch's last batch", "aigc_helpers/training.py", "len(tensors[0]) // batch_size", "max(1, len(tensors[0]) // batch_size - 1)",
-          f"{TRAINING}::test_an_epoch_visits_every_item_once_and_the_next_in_another_order"),
-    Fault("an interrupted run repeats a batch", "aigc_helpers/training.py", "yield step, batches[step]", "yield step, batches[max(1, step - (start > 0))]",
-          f"{TRAINING}::test_interrupted_at_random_and_continued_equals_uninterrupted"),
-    Fault("EMA: decay swapped", "aigc_helpers/training.py", "get_ema_multi_avg_fn(decay)(", "get_ema_multi_avg_fn(1 - decay)(",
-          f"{TRAINING}::test_ema_follows_the_formula_by_hand"),
-    Fault("History does not notice NaN", "aigc_helpers/training.py", "if not math.isfinite(value):", "if math.isinf(value):",
-          f"{TRAINING}::test_history_stops_at_a_loss_that_is_not_finite"),
-    Fault("budget divides", "aigc_helpers/training.py", "round(n * factor)", "round(n / factor)", f"{TRAINING}::test_budget"),
-    Fault("a panel hides an exception", "aigc_helpers/panels.py", 'state = "error" if self.error else "ok"', 'state = "ok"',
-          f"{PANELS}::test_an_exception_is_shown_in_the_status_line_and_is_gone_after_the_next_good_draw"),
-    Fault("the storyboard leaves the controls moved", "aigc_helpers/panels.py", "        self.put(**start)\n", "",
-          f"{PANELS}::test_storyboard_leaves_the_controls_as_they_were_and_holds_a_picture_a_frame"),
+    helper("checks", "check() passes where it should fail", "if not (excess > 0).any():",
+           "if not (excess <= 0).any():"),
+    helper("checks", "check() lets NaN pass", "np.where(np.isnan(excess), np.inf, excess)",
+           "np.where(np.isnan(excess), -1.0, excess)"),
+    helper("checks", "check_below inverted", "lambda g, b: g < b", "lambda g, b: g > b"),
+    helper("checks", "check_above not strict", "lambda g, b: g > b", "lambda g, b: g >= b"),
+    helper("checks", "exercise() ignores a mark that says no", "passed = result is None or bool(result)",
+           "passed = True"),
+    helper("metrics", "FID of the real set with itself", "metric.update(fake.double(), real=False)",
+           "metric.update(real.double(), real=False)"),
+    helper("metrics", "recall and precision swapped", "return precision.item(), recall.item()",
+           "return recall.item(), precision.item()"),
+    helper("metrics", "radius to the (k-1)-th neighbour", "kthvalue(k + 1, dim=1)", "kthvalue(k, dim=1)"),
+    helper("metrics", "class_entropy not normalised", " / math.log(len(p))", ""),
+    helper("metrics", "coverage of the fakes, not of the reals", ".any(dim=1).float().mean().item()",
+           ".any(dim=0).float().mean().item()"),
+    helper("metrics", "floor measured on the reference itself", "self._measure(held_out[:n])",
+           "self._measure(reference[:n])"),
+    helper("metrics", "energy distance without the 2", "(2 * between -", "(between -"),
+    helper("metrics", "mode covered by its whole share only", "hits >= 0.1 * len(x)", "hits >= 1.0 * len(x)"),
+    helper("data", "to_signed divides by 255", "x.float() / 127.5 - 1", "x.float() / 255 - 1"),
+    helper("data", "ring of 8 closed after 7", "torch.arange(8) * (2 * math.pi / 8)",
+           "torch.arange(8) * (2 * math.pi / 7)"),
+    helper("data", "test split inside the training split", "else order[NUM_EMBEDDED_TRAIN:]", "else order[:500]"),
+    helper("data", "damaged data accepted", "if digest != SHA256[split]:", "if not digest:"),
+    helper("training", "steps stops one short", "range(start + 1, num_steps + 1)", "range(start + 1, num_steps)",
+           "test_an_epoch_visits_every_item_once_and_the_next_in_another_order"),
+    helper("training", "steps skips an epoch's last batch", "len(tensors[0]) // batch_size",
+           "max(1, len(tensors[0]) // batch_size - 1)",
+           "test_an_epoch_visits_every_item_once_and_the_next_in_another_order"),
+    helper("training", "an interrupted run repeats a batch", "yield step, batches[step]",
+           "yield step, batches[max(1, step - (start > 0))]",
+           "test_interrupted_at_random_and_continued_equals_uninterrupted"),
+    helper("training", "EMA: decay swapped", "get_ema_multi_avg_fn(decay)(", "get_ema_multi_avg_fn(1 - decay)(",
+           "test_ema_follows_the_formula_by_hand"),
+    helper("training", "History does not notice NaN", "if not math.isfinite(value):", "if math.isinf(value):",
+           "test_history_stops_at_a_loss_that_is_not_finite"),
+    helper("training", "budget divides", "round(n * factor)", "round(n / factor)", "test_budget"),
+    helper("plotting", "signed images drawn too dark", "(images.float() + 1) / 2", "images.float() / 2",
+           "test_tile_puts_each_image_in_its_place"),
+    helper("plotting", "the plane turned by 90 degrees", "torch.stack([x, y], dim=-1)", "torch.stack([y, x], dim=-1)",
+           "test_plane_and_field_agree_on_where_low_y_is"),
+    helper("panels", "a panel hides an exception", 'state = "error" if self.error else "ok"', 'state = "ok"',
+           "test_an_exception_is_shown_in_the_status_line_and_is_gone_after_the_next_good_draw"),
+    helper("panels", "the storyboard leaves the controls moved", "        self.put(**start)\n", "",
+           "test_storyboard_leaves_the_controls_as_they_were_and_holds_a_picture_a_frame"),
 ]  # fmt: skip
 
 
@@ -164,13 +197,13 @@ def put_fault(fault, root):
     path = root / fault.where
     if path.suffix != ".ipynb":
         text = path.read_text(encoding="utf-8")
-        assert text.count(fault.old) == 1, f"{fault.name}: {fault.old!r} stands {text.count(fault.old)} times in {fault.where}"
+        assert text.count(fault.old) == 1, f"{fault.old!r} stands {text.count(fault.old)} times in {fault.where}"
         path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
         return
     nb = nbformat.read(path, as_version=4)
     found = [cell for cell in nb.cells if cell.cell_type == "code" and fault.old in cell.source]
     count = sum(cell.source.count(fault.old) for cell in found)
-    assert count == 1, f"{fault.name}: {fault.old!r} stands {count} times in the code of {fault.where}"
+    assert count == 1, f"{fault.old!r} stands {count} times in the code of {fault.where}"
     found[0].source = found[0].source.replace(fault.old, fault.new)
     nbformat.write(nb, path)
 
@@ -185,13 +218,13 @@ class NotAsStored(AssertionError):
 def run_page(path):
     """Run, without a kernel, the cells that need no training on digits; compare what they print as strict nbval does.
 
-    Afterwards every exercise's mark must call its folded solution correct. Returns the number of ticks seen.
+    Returns the number of ticks seen.
     """
-    from aigc_helpers.notebooks import exercises, read
+    from aigc_helpers.notebooks import read
 
     nb, space, ticks = read(path), {"__name__": "__main__"}, 0
     for index, cell in enumerate(nb.cells):
-        if cell.cell_type != "code" or "colab" in tags(cell) or not is_cheap(nb, index, space):
+        if cell.cell_type != "code" or not is_cheap(nb, index, space):
             continue
         printed, displayed = run_cell(cell.source, space, f"{path.name}, cell {index}")
         stored = "".join(o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stdout")
@@ -201,12 +234,23 @@ def run_page(path):
         if displayed != texts:
             raise NotAsStored(f"cell {index} displayed {displayed}, stored {texts}")
         ticks += printed.count("✓")
-    for number, (_, mark, solution) in enumerate(exercises(nb), start=1):
-        run_cell(solution, space, f"solution {number}")
-        printed, _ = run_cell(mark.source, space, f"mark {number}")
-        if not printed.endswith(": correct\n"):
-            raise NotAsStored(f"solution {number}: {printed!r}")
     return ticks
+
+
+def run_exercises(path):
+    """Every mark must call the blank answer unattempted and the folded solution correct; returns their number."""
+    from aigc_helpers.notebooks import code_cells, exercises, read
+
+    nb, space = read(path), {"__name__": "__main__"}
+    for cell in code_cells(nb, "setup", "export"):
+        run_cell(cell.source, space, path.name)
+    for number, (answer, mark, solution) in enumerate(exercises(nb), start=1):
+        for source, verdict in ((answer.source, "not attempted yet"), (solution, "correct")):
+            run_cell(source, space, f"answer {number}")
+            printed, _ = run_cell(mark.source, space, f"mark {number}")
+            if not printed.endswith(f": {verdict}\n"):
+                raise NotAsStored(f"{printed!r} instead of {verdict!r}")
+    return len(exercises(nb))
 
 
 def tags(cell):
@@ -214,12 +258,13 @@ def tags(cell):
 
 
 def is_cheap(nb, index, space):
-    """Whether a code cell is run: it belongs to the set-up, or to sections 1 to 5 and trains nothing but single numbers."""
+    """Whether a code cell is run: it is part of the set-up, or of sections 1 to 5 but for what trains many steps."""
     cell = nb.cells[index]
-    if {"setup", "export", "exercise", "mark"} & set(tags(cell)):
+    if {"setup", "export"} & set(tags(cell)):
         return True
-    headings = re.findall(r"(?m)^## (\d+)", "\n".join(c.source for c in nb.cells[:index] if c.cell_type == "markdown"))
-    if "panel" in tags(cell) or "_STEPS" in cell.source or not headings or int(headings[-1]) > 5:
+    text = "\n".join(c.source for c in nb.cells[:index] if c.cell_type == "markdown")
+    headings = re.findall(r"(?m)^## (\d+)", text)
+    if tags(cell) or "_STEPS" in cell.source or not headings or int(headings[-1]) > 5:
         return False
     return all(name in space or hasattr(builtins, name) for name in names_needed(cell.source))
 
@@ -261,22 +306,15 @@ def sanitized(text):
 
 
 def serve(jobs):
-    """Run (name, folder, catchers) in forked processes, two at a time; returns name -> {rc, log, seconds}."""
-    import ipywidgets  # noqa: F401
-    import IPython.display  # noqa: F401
-    import matplotlib.backends.backend_agg  # noqa: F401
-    import matplotlib.figure  # noqa: F401
-    import sklearn.datasets  # noqa: F401
-    import torch  # noqa: F401
-    import torchmetrics.image.fid  # noqa: F401
-    import tqdm  # noqa: F401
-
+    """Run jobs (name, folder, catcher, export) in forked processes, two at a time: name -> {rc, log, seconds}."""
+    for name in PRELOADED:
+        importlib.import_module(name)
     assert not any(name.startswith("aigc_helpers") for name in sys.modules), "each copy imports its own"
     waiting, running, results = list(jobs), {}, {}
     while waiting or running:
         while waiting and len(running) < WORKERS:
-            name, folder, catchers = waiting.pop(0)
-            running[start(folder, catchers)] = name, folder, time.monotonic()
+            name, folder, catcher, export = waiting.pop(0)
+            running[start(folder, catcher, export)] = name, folder, time.monotonic()
         time.sleep(0.02)
         for pid, (name, folder, began) in list(running.items()):
             seconds = time.monotonic() - began
@@ -290,7 +328,7 @@ def serve(jobs):
     return results
 
 
-def start(folder, catchers):
+def start(folder, catcher, export):
     pid = os.fork()
     if pid:
         return pid
@@ -303,7 +341,7 @@ def start(folder, catchers):
         os.chdir(folder)
         sys.path[:0] = [folder]
         os.environ["PYTHONPATH"] = folder
-        code = examine(pathlib.Path(folder), catchers)
+        code = examine(pathlib.Path(folder), catcher, export)
     except BaseException:
         import traceback
 
@@ -314,23 +352,25 @@ def start(folder, catchers):
         os._exit(code)
 
 
-def examine(folder, catchers):
-    """Export, then run the catchers. 0: all is well, 1: they found something; anything else is a mistake of ours."""
-    import aigc_helpers.notebooks
+def examine(folder, catcher, export):
+    """Run the catcher. 0: all is well, 1: it found something; anything else is a mistake of ours."""
+    from aigc_helpers import notebooks
 
-    assert aigc_helpers.notebooks.ROOT == folder, aigc_helpers.notebooks.ROOT
-    findings = aigc_helpers.notebooks.export()
-    assert not findings, findings
-    if "page" in catchers:
-        try:
-            print("ticks:", run_page(folder / NOTEBOOK))
-        except Exception as problem:
-            print(f"CAUGHT {type(problem).__name__}: {problem}")
-            return 1
-    nodes = [catcher for catcher in catchers if catcher != "page"]
-    if not nodes:
-        return 0
-    return int(pytest.main(["-x", "-q", "-rfE", "-p", "no:cacheprovider", "-o", "addopts=", "--no-header", *nodes]))
+    assert notebooks.ROOT == folder, notebooks.ROOT
+    if export:
+        findings = notebooks.export()
+        assert not findings, findings
+    if catcher not in OWN_CATCHERS:
+        return int(pytest.main(["-x", "-q", "-rfE", "-p", "no:cacheprovider", "-o", "addopts=", catcher]))
+    try:
+        print("counted:", OWN_CATCHERS[catcher](folder / NOTEBOOK))
+    except Exception as problem:
+        print(f"CAUGHT {type(problem).__name__}: {problem}")
+        return 1
+    return 0
+
+
+OWN_CATCHERS = {"page": run_page, "exercises": run_exercises}
 
 
 # ---------------------------------------------------------------- the tests
@@ -338,66 +378,79 @@ def examine(folder, catchers):
 
 @pytest.fixture(scope="module")
 def results(request, tmp_path_factory):
-    """name -> result, for the faults that were selected; all of them are examined at once."""
-    selected = [item.callspec.params for item in request.session.items if item.path.name == pathlib.Path(__file__).name and hasattr(item, "callspec")]
-    base, jobs, misplaced = tmp_path_factory.mktemp("copies"), [], {}
-    for number, params in enumerate(selected):
+    """name -> result of the selected faults and, under its own name, of each catcher on a copy without a fault."""
+    mine = [item for item in request.session.items if item.path == pathlib.Path(__file__) and hasattr(item, "callspec")]
+    chosen = [item.callspec.params for item in mine]
+    faults = [params["fault"] for params in chosen if "fault" in params]
+    catchers = {params["catcher"] for params in chosen if "catcher" in params} | {fault.catcher for fault in faults}
+    base, jobs, found = tmp_path_factory.mktemp("copies"), [], {}
+    for number, what in enumerate([*faults, *sorted(catchers)]):
         folder = base / f"{number:02d}"
         folder.mkdir()
-        if "fault" in params:
-            name, catchers = params["fault"].name, [params["fault"].catcher]
-        else:
-            name, catchers = f"control: {params['catcher']}", [params["catcher"]]
         copy_project(folder)
-        if "fault" in params:
-            try:
-                put_fault(params["fault"], folder)
-            except AssertionError as problem:
-                misplaced[name] = {"rc": None, "log": str(problem), "seconds": 0.0}
-                continue
-        jobs.append((name, str(folder), catchers))
-    (base / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-    drop = ("PYTEST_ADDOPTS", "AIGC_DATA_DIR", "PYTEST_CURRENT_TEST", "MPLBACKEND")
-    env = {k: v for k, v in os.environ.items() if k not in drop}
-    env |= {"OMP_NUM_THREADS": "1", "AIGC_OFFLINE": "1", "AIGC_CACHE_DIR": str(base / "cache"), "AIGC_BUDGET": "0.1",
-            "AIGC_PROGRESS": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}  # fmt: skip
+        if isinstance(what, str):
+            jobs.append((what, str(folder), what, False))
+            continue
+        try:
+            put_fault(what, folder)
+            jobs.append((what.name, str(folder), what.catcher, what.where == NOTEBOOK))
+        except AssertionError as problem:
+            found[what.name] = {"rc": None, "log": str(problem), "seconds": 0.0}
     began = time.monotonic()
+    found |= ask_server(jobs, base)
+    seconds = time.monotonic() - began
+    yield found
+    print(f"\n\n{len(jobs)} copies in {seconds:.0f} s\n\n| fault | where | caught by | s |\n|---|---|---|---|")
+    for fault in faults:
+        result = found[fault.name]
+        print(f"| {fault.name} | {fault.where} | {caught_by(result)} | {result['seconds']:.1f} |")
+
+
+def ask_server(jobs, base):
+    (base / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
+    hidden = ("AIGC_DATA_DIR", "AIGC_DEVICE", "MPLBACKEND", "PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST")
+    env = {name: value for name, value in os.environ.items() if name not in hidden}
+    env |= {"AIGC_OFFLINE": "1", "AIGC_CACHE_DIR": str(base / "cache"), "AIGC_BUDGET": "0.1", "AIGC_PROGRESS": "0"}
+    env |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with open(base / "server.txt", "w", encoding="utf-8") as log:
         done = subprocess.run([sys.executable, __file__, str(base)], env=env, cwd=base, stdout=log, stderr=log)
     assert done.returncode == 0, (base / "server.txt").read_text(encoding="utf-8")
-    found = json.loads((base / "results.json").read_text(encoding="utf-8")) | misplaced
-    yield found
-    print(f"\n\n{len(selected)} copies in {time.monotonic() - began:.0f} s\n\n| fault | where | caught by | s |\n|---|---|---|---|")
-    for fault in FAULTS:
-        if fault.name in found:
-            print(f"| {fault.name} | {fault.where} | {caught_by(found[fault.name])} | {found[fault.name]['seconds']:.1f} |")
+    return json.loads((base / "results.json").read_text(encoding="utf-8"))
 
 
 def caught_by(result):
     if result["rc"] != 1:
-        return {0: "NOTHING: it survives", None: "misplaced"}.get(result["rc"], f"an error of the test (exit {result['rc']})")
+        wrong = {0: "NOTHING: it survives", None: f"misplaced: {result['log']}"}
+        return wrong.get(result["rc"], f"an error of the test (exit {result['rc']})")
     found = re.search(r"(?m)^(?:FAILED|ERROR|CAUGHT) (.*)", result["log"])
     return found.group(1)[:120].replace("|", "/") if found else "?"
 
 
-@pytest.mark.parametrize("catcher", sorted({fault.catcher for fault in FAULTS}))
+CATCHERS = sorted({fault.catcher for fault in FAULTS})
+LEAST = {"page": 30, "exercises": 3}  # checks and exercises that must have been run for green to mean anything
+
+
+@pytest.mark.parametrize("catcher", CATCHERS, ids=[catcher.split("::")[-1] for catcher in CATCHERS])
 def test_the_catcher_is_green_without_a_fault(results, catcher):
-    result = results[f"control: {catcher}"]
+    result = results[catcher]
     assert result["rc"] == 0, result["log"][-3000:]
-    if catcher == "page":
-        assert int(re.search(r"ticks: (\d+)", result["log"])[1]) >= 25, "too few checks were run for this to mean anything"
+    if catcher in LEAST:
+        assert int(re.search(r"counted: (\d+)", result["log"])[1]) >= LEAST[catcher]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[re.sub(r"\W+", "-", fault.name).strip("-") for fault in FAULTS])
 def test_the_fault_is_caught(results, fault):
     result = results[fault.name]
     assert result["rc"] == 1, f"{fault.name}: {caught_by(result)}\n{result['log'][-3000:]}"
+    assert results[fault.catcher]["rc"] == 0, f"{fault.catcher} is red without the fault too"
 
 
 def test_there_are_enough_faults():
     names = [fault.name for fault in FAULTS]
     assert len(names) == len(set(names)) >= 18
-    assert {fault.where for fault in FAULTS} >= {NOTEBOOK, "aigc_helpers/checks.py", "aigc_helpers/metrics.py", "aigc_helpers/training.py"}
+    helpers = {f"aigc_helpers/{name}.py" for name in ("checks", "data", "metrics", "panels", "plotting", "training")}
+    assert {fault.where for fault in FAULTS} >= {NOTEBOOK, *helpers}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The real notebooks: what is committed obeys the rules of the house, and every exercise can be solved and marks itself.
+"""The real notebooks: what is committed obeys the rules of the house, and every exercise can be solved and marked.
 
 That every stored line comes out again is tested by nbval, from the notebooks folder itself.
 """

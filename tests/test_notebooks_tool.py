@@ -1,4 +1,4 @@
-"""The authoring tool, on tiny projects in a temporary folder: each rule is shown red on a bad notebook, green on a good one."""
+"""The authoring tool, on tiny projects in temporary folders: each rule red on a bad notebook, green on a good one."""
 
 import base64
 import copy
@@ -52,15 +52,22 @@ def good():
     nb = new_notebook()
     nb.metadata = {"kernelspec": stripping.KERNELSPEC, "language_info": stripping.LANGUAGE_INFO}
     nb.cells = [
-        new_markdown_cell(BADGE + "\n\n# Tiny (生成)\n\nSee [the readme](../README.md#top), [a site](https://example.org/tmp/x)."),
+        new_markdown_cell(
+            BADGE + "\n\n# Tiny (生成)\n\nSee [the readme](../README.md#top), [a site](https://example.org/tmp/x)."
+        ),
         code("%pip install -q 'aigc_helpers @ git+https://github.com/OWNER/REPO@main'", "colab"),
         code("import math", "setup", "export"),
-        code("TWO = 2\n\n\ndef double(x):\n    return TWO * x  # not silenced;", "export"),
+        code("TWO = 2\n\n\ndef double(x):\n    return TWO * math.floor(x)  # not silenced;", "export"),
         code("check('eq. (1)', double(1), 2)\nprint(math.pi)", outputs=[said("✓ eq. (1): 2\n3.14\n")]),
         code("plt.show()  # a figure", outputs=[shown(image_png=PICTURE, text_plain="<Figure size 4x3>")]),
         code("def later():\n    print(1)\n    check('x', 1, 2)\n\n\nif False:\n    print(2)"),
-        new_markdown_cell("`a[0](nowhere)` and $[x](nowhere)$\n\n```python\nb[0](nowhere)\n```\n\n![A plot](images/plot%201.png)"),
-        code("html", outputs=[shown(text_html=f'<img src="data:image/png;base64,{PICTURE}/tmp/x" alt="a">', text_plain="html")]),
+        new_markdown_cell(
+            "`a[0](nowhere)` and $[x](nowhere)$\n\n```python\nb[0](nowhere)\n```\n\n![A plot](images/plot%201.png)"
+        ),
+        code(
+            "html",
+            outputs=[shown(text_html=f'<img src="data:image/png;base64,{PICTURE}/tmp/x" alt="a">', text_plain="html")],
+        ),
         code("two = ...", "exercise"),
         code("exercise('Exercise 1', two, mark)", "mark", outputs=[said("Exercise 1: not attempted yet\n")]),
         new_markdown_cell(SOLUTION, metadata={"tags": ["solution"]}),
@@ -86,9 +93,12 @@ def project(tmp_path):
     for folder in ("notebooks/images", "aigc_helpers/models"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "pyproject.toml").write_text(PYPROJECT, encoding="utf-8")
-    (tmp_path / "README.md").write_text("# 说明\n[Open](https://colab.research.google.com/github/OWNER/REPO/blob/main/x) "
-                                        "git clone https://github.com/OWNER/REPO.git\nhttps://github.com/OWNER/REPOSITORY "
-                                        "`stamp OWNER/REPO`\n", encoding="utf-8")  # fmt: skip
+    (tmp_path / "README.md").write_text(
+        "# 说明\n[Open](https://colab.research.google.com/github/OWNER/REPO/blob/main/x) "
+        "git clone https://github.com/OWNER/REPO.git\nhttps://github.com/OWNER/REPOSITORY "
+        "`stamp OWNER/REPO`\n",
+        encoding="utf-8",
+    )
     (tmp_path / "notebooks" / "images" / "plot 1.png").write_bytes(b"")
     (tmp_path / "aigc_helpers" / "models" / "__init__.py").write_text("", encoding="utf-8")
     save(tmp_path, good())
@@ -148,8 +158,14 @@ def test_exercises_out_of_order_are_refused(order):
         notebooks.exercises(nb)
 
 
-@pytest.mark.parametrize("source", ["```python\ntwo = 2\n```", SOLUTION.replace("```python", "```"),
-                                    SOLUTION.replace("</details>", "```python\ntwo = 3\n```\n</details>")])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        "```python\ntwo = 2\n```",
+        SOLUTION.replace("```python", "```"),
+        SOLUTION.replace("</details>", "```python\ntwo = 3\n```\n</details>"),
+    ],
+)
 def test_a_solution_folds_one_block(source):
     nb = good()
     nb.cells[11].source = source
@@ -185,12 +201,7 @@ def test_export_writes_imports_first_and_two_blank_lines_between_cells(project):
     made = (project / "aigc_helpers" / "models" / "tiny.py").read_bytes().decode()
     head, rest = made.split("\n", 1)
     assert "notebooks/01_tiny.ipynb" in head and "edit it there" in head
-    assert rest == "\nimport math\n\n\nTWO = 2\n\n\ndef double(x):\n    return TWO * x  # not silenced;\n"
-    assert "F401" in cli_says(project, "export", "--check")[1] if uses_math(project) else True
-
-
-def uses_math(project):
-    return False
+    assert rest == "\nimport math\n\n\nTWO = 2\n\n\ndef double(x):\n    return TWO * math.floor(x)  # not silenced;\n"
 
 
 def test_export_check_wants_the_same_bytes(project):
@@ -203,3 +214,602 @@ def test_export_check_wants_the_same_bytes(project):
         notebooks.export(project)
         target.write_bytes(change(target.read_bytes()))
         assert "differs" in notebooks.export(project, check=True)[0]
+
+
+def test_imports_of_later_cells_come_first_and_may_be_missing(project):
+    exporting_cells(project, "def one():\n    return math.e", "import math", "class Two:\n    pass\n\n")
+    notebooks.export(project)
+    text = (project / "aigc_helpers" / "models" / "tiny.py").read_text(encoding="utf-8")
+    assert text.split("\n\n", 1)[1] == "import math\n\n\ndef one():\n    return math.e\n\n\nclass Two:\n    pass\n"
+    exporting_cells(project, "def one():\n    return 1")
+    notebooks.export(project)
+    text = (project / "aigc_helpers" / "models" / "tiny.py").read_text(encoding="utf-8")
+    assert text.split("\n", 1)[1] == "\n\ndef one():\n    return 1\n"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = 1",
+        "TWO = 2\nprint(TWO)",
+        "for k in ():\n    pass",
+        "a.B = 1",
+        "ONE, two = 1, 2",
+        "ONE += 1",
+        "ONE[0] = 1",
+        "if True:\n    ONE = 1",
+        '"""Only words."""',
+    ],
+)
+def test_only_whole_definitions_are_exported(project, source):
+    exporting_cells(project, source)
+    with pytest.raises(NotebookError, match=r"01_tiny.ipynb: an exported cell may hold only.*move that line"):
+        notebooks.export(project)
+    assert not (project / "aigc_helpers" / "models" / "tiny.py").exists()
+
+
+def test_what_may_be_exported(project):
+    exporting_cells(
+        project,
+        "ONE, TWO = 1, 2\nTHREE: int = 3\nFOUR = FIVE = 4\n\n\nasync def later(): ...\n\n\n@property\ndef a(self): ...",
+    )
+    assert notebooks.export(project) == []
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        ("def f(): ...", "def f(): ..."),
+        ("ONE = 1", "ONE = 2"),
+        ("ONE, ONE = 1, 2",),
+        ("import math as f", "def f(): ..."),
+        ("class f: ...\n\n\nf1 = 0\n".replace("f1", "F"), "F = 1"),
+    ],
+)
+def test_a_name_is_exported_once(project, sources):
+    exporting_cells(project, *sources)
+    with pytest.raises(NotebookError, match="is exported twice"):
+        notebooks.export(project)
+
+
+def test_a_magic_cannot_be_exported(project):
+    exporting_cells(project, "%matplotlib inline\nimport math")
+    with pytest.raises(NotebookError, match="not plain Python.*%matplotlib inline"):
+        notebooks.export(project)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f():\n    return hidden",
+        "def f():\n    return hidden  # noqa: F821",
+        "def f():\n    display(1)",
+        "from math import *",
+        "import math",
+    ],
+)
+def test_a_hidden_global_is_reported_and_not_written(project, source):
+    exporting_cells(project, source)
+    for check in (True, False):
+        found = notebooks.export(project, check=check)
+        assert re.search(r"01_tiny.ipynb, exported cells, `.+`: F\d+ .*mend it", found[0])
+    assert not (project / "aigc_helpers" / "models" / "tiny.py").exists()
+
+
+def test_without_ruff_the_module_must_still_compile(project, monkeypatch):
+    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
+    assert exporting.hidden_globals("def f():\n    return hidden", "a") == []
+    with pytest.raises(SyntaxError):
+        exporting.hidden_globals("def f(:", "a")
+
+
+def test_a_failing_ruff_is_not_taken_for_no_findings(monkeypatch):
+    failed = subprocess.CompletedProcess([], 2, "", "ruff: no such option")
+    monkeypatch.setattr(exporting.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(NotebookError, match="ruff failed.*no such option"):
+        exporting.hidden_globals("", "01_tiny.ipynb")
+
+
+def test_module_names(project):
+    nb = exporting_cells(project, "ONE = 1")
+    nb.metadata["aigc"] = {"module": "elsewhere"}
+    save(project, nb)
+    notebooks.export(project)
+    assert (project / "aigc_helpers" / "models" / "elsewhere.py").exists()
+    save(project, nb, "02_more.ipynb")
+    with pytest.raises(NotebookError, match="01_tiny.ipynb and 02_more.ipynb both export to elsewhere.py"):
+        notebooks.export(project)
+    nb.metadata["aigc"] = {"module": "not-a-name"}
+    with pytest.raises(NotebookError, match="'not-a-name' cannot name a module"):
+        exporting.module_name(nb, project / "01_tiny.ipynb")
+
+
+def test_a_module_without_a_notebook_is_reported(project):
+    notebooks.export(project)
+    (project / "aigc_helpers" / "models" / "old.py").write_text("", encoding="utf-8")
+    assert notebooks.export(project, check=True) == ["aigc_helpers/models/old.py comes from no notebook: delete it"]
+    save(project, renumbered(new_notebook(cells=[code("1")])), "02_none.ipynb")
+    assert len(notebooks.export(project)) == 1
+
+
+# ---------------------------------------------------------------- strip
+
+
+def test_strip_removes_what_differs_between_machines_and_keeps_the_rest(project):
+    nb = good()
+    nb.metadata = {
+        "kernelspec": {"name": "mine", "display_name": "x"},
+        "widgets": {"a": 1},
+        "aigc": {"module": "tiny"},
+        "language_info": {"name": "python", "version": "3.11.7", "codemirror_mode": {}},
+        "colab": {},
+    }
+    panel = nb.cells[5]
+    panel.metadata |= {
+        "execution": {"iopub.status.busy": "2026"},
+        "collapsed": True,
+        "scrolled": False,
+        "trusted": True,
+        "tags": ["panel"],
+        "jupyter": {"source_hidden": True},
+    }
+    panel.outputs[0].data[KEPT_OUT] = {"model_id": "1", "version_major": 2, "version_minor": 0}
+    panel.outputs.append(new_output("display_data", data={KEPT_OUT: {"model_id": "2"}}))
+    panel.outputs.append(new_output("execute_result", data={"text/plain": "4"}, execution_count=77))
+    path = save(project, nb)
+    assert notebooks.strip(project, check=True) == [
+        "01_tiny.ipynb is not stripped: run `python -m aigc_helpers.notebooks strip`"
+    ]
+    assert notebooks.strip(project) == []
+    once = path.read_bytes()
+    assert notebooks.strip(project) == notebooks.strip(project, check=True) == []
+    assert path.read_bytes() == once and once.endswith(b"}\n") and not once.endswith(b"\n\n")
+
+    after = notebooks.read(path)
+    assert after.metadata == {
+        "kernelspec": stripping.KERNELSPEC,
+        "language_info": stripping.LANGUAGE_INFO,
+        "aigc": {"module": "tiny"},
+    }
+    assert "version" not in after.metadata.language_info and after.metadata.kernelspec.name == "python3"
+    assert [cell.id for cell in after.cells] == [cell.id for cell in nb.cells]
+    assert [cell.source for cell in after.cells] == [cell.source for cell in nb.cells]
+    assert [cell.get("execution_count") for cell in after.cells] == [cell.get("execution_count") for cell in nb.cells]
+    cell = after.cells[5]
+    assert cell.metadata == {"tags": ["panel"], "jupyter": {"source_hidden": True}}
+    assert [dict(output.data) for output in cell.outputs] == [
+        {"image/png": PICTURE, "text/plain": "<Figure size 4x3>"},
+        {"text/plain": "4"},
+    ]
+    assert cell.outputs[1].execution_count == cell.execution_count
+    assert after.cells[4].outputs == good().cells[4].outputs
+
+
+def test_strip_does_not_touch_what_it_is_given():
+    nb = good()
+    before = copy.deepcopy(nb)
+    stripping.stripped(nb)
+    assert nb == before
+
+
+def test_strip_gives_cells_of_an_old_notebook_an_id(project):
+    nb = good()
+    nb.nbformat_minor = 4
+    for cell in nb.cells:
+        del cell["id"]
+    path = save(project, nb)
+    notebooks.strip(project)
+    assert all(cell.id for cell in notebooks.read(path).cells)
+    assert notebooks.strip(project, check=True) == []
+
+
+def test_strip_writes_unix_line_ends(project):
+    notebooks.strip(project)
+    path = project / "notebooks" / "01_tiny.ipynb"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert len(notebooks.strip(project, check=True)) == 1
+    notebooks.strip(project)
+    assert b"\r" not in path.read_bytes()
+
+
+# ---------------------------------------------------------------- lint
+
+
+def findings(project, nb):
+    save(project, nb)
+    return notebooks.lint(project)
+
+
+def test_a_good_notebook_has_no_findings(project):
+    assert findings(project, good()) == []
+
+
+def change(number, source=None, **fields):
+    def breaker(nb):
+        if source is not None:
+            nb.cells[number].source = source
+        nb.cells[number].update(fields)
+
+    return breaker
+
+
+def append(*cells):
+    def breaker(nb):
+        nb.cells += cells
+        renumbered(nb)
+
+    return breaker
+
+
+def also(number, text):
+    def breaker(nb):
+        nb.cells[number].source += text
+
+    return breaker
+
+
+def out(*outputs):
+    return append(code("1", outputs=outputs))
+
+
+def drop(number):
+    return lambda nb: (nb.cells.pop(number), renumbered(nb))
+
+
+def tag(*tags):
+    return lambda nb: nb.cells[6].metadata.update(tags=list(tags))
+
+
+def metadata(**entries):
+    return lambda nb: nb.metadata.update(entries)
+
+
+LONG = "\n".join(["x = 1"] * 41)
+EXECUTED = "run once, in order"
+BAD = {
+    "counts out of order": (change(3, execution_count=9), EXECUTED),
+    "a cell that was not run": (change(3, execution_count=None), EXECUTED),
+    "counts not from 1": (
+        lambda nb: [c.update(execution_count=c.execution_count + 1) for c in nb.cells if "outputs" in c],
+        EXECUTED,
+    ),
+    "another kernel": (metadata(kernelspec={"name": "mine", "display_name": "x"}), "no python3 kernelspec"),
+    "no kernel": (metadata(kernelspec={}), "no python3 kernelspec"),
+    "metadata.widgets": (metadata(widgets={}), "metadata.widgets"),
+    "a tag given twice": (tag("a", "a"), "not a valid notebook"),
+    "exercise without a mark": (change(10, metadata={}), "each exercise needs"),
+    "solution without a fold": (change(11, "```python\ntwo = 2\n```"), "it must be one"),
+    "an empty code cell": (append(new_code_cell(" ")), "cell 13: is empty"),
+    "41 lines": (append(code(LONG)), "41 lines (at most 40)"),
+    "long cells": (
+        append(*[code("\n".join(["x = 1"] * 11)) for _ in range(12)]),
+        "lines in the median code cell",
+    ),
+    "too many cells": (append(*[code("1") for _ in range(70)]), "79 code cells"),
+    "too many words": (append(new_markdown_cell("word " * 6001)), "words: cut"),
+    "too many bytes": (out(shown(image_png="A" * 2_000_001)), "bytes: draw fewer"),
+    "ignored by tag": (tag("nbval-ignore-output"), "cells that nbval does not compare"),
+    "ignored by comment": (change(6, "x = 1\n  # NBVAL_IGNORE_OUTPUT"), "cells that nbval does not compare"),
+    "skipped by tag": (tag("nbval-skip"), "is skipped by nbval"),
+    "skipped by comment": (change(6, "x = 1\n#NBVAL_SKIP"), "is skipped by nbval"),
+    "semicolon": (change(6, "x = 1\nx;"), "ends in `;`"),
+    "semicolon before a comment": (change(6, "f(x);  # quiet\n\n# more"), "ends in `;`"),
+    "semicolon after a magic": (change(6, "%timeit x\nx ;"), "ends in `;`"),
+    "path in code": (change(6, "open('/home/me/x')"), "cell 6 (\"open('/home/me/x')\"): holds an absolute path"),
+    "Windows path in code": (change(6, r"open('C:\\Users\\me')"), "holds an absolute path"),
+    "path in Markdown": (also(12, "\nSee /work/data."), "holds an absolute path"),
+    "path in printed text": (out(said("saved /tmp/x")), "stored an absolute path"),
+    "Windows path in printed text": (out(said(r"saved c:\Users\me")), "stored an absolute path"),
+    "path in a result": (out(shown(text_plain="PosixPath('/root/x')")), "stored an absolute path"),
+    "path in HTML": (out(shown(text_html="<b>/work/x</b>")), "stored an absolute path"),
+    "Chinese in code": (change(6, "print('生成')", outputs=[said("x")]), "holds Chinese characters"),
+    "full-width bracket in code": (change(6, "# a（b"), "holds Chinese characters"),
+    "not Python": (change(6, "def f(:"), "is not valid Python"),
+    "check without output": (
+        change(4, outputs=[]),
+        "cell 4 (\"check('eq. (1)', double(1), 2)\"): has no stored output",
+    ),
+    "print without output": (append(code("print(1)")), "has no stored output"),
+    "print in a loop without output": (append(code("for k in range(3):\n    print(k)")), "has no stored output"),
+    "picture without output": (change(5, outputs=[]), "has no stored output"),
+    "panel without output": (append(code("panel.show()")), "has no stored output"),
+    "exercise without output": (change(10, outputs=[]), "has no stored output"),
+    "fewer ticks than checks": (change(4, outputs=[said("x ✓\n")]), "makes 1 checks, but 0 stored lines"),
+    "a tick too few": (
+        append(code("check_true('a', 1)\ncheck_below('b', 1, 2)", outputs=[said("✓ a\n")])),
+        "makes 2 checks, but 1",
+    ),
+    "stored error": (out(new_output("error", ename="E", evalue="v", traceback=[])), "stored an error"),
+    "stderr": (out(said("warning", "stderr")), "wrote to stderr"),
+    "widget view": (out(new_output("display_data", data={KEPT_OUT: {"model_id": "1"}})), "stored a live widget"),
+    "script": (out(shown(text_html="<SCRIPT>1</SCRIPT>")), "stored active content"),
+    "iframe": (out(shown(text_html="<p>< iframe src=''></p>")), "stored active content"),
+    "JavaScript": (out(shown(application_javascript="1")), "stored active content"),
+    "memory address": (out(shown(text_plain="<Axes at 0x7f3a2b1c>")), "stored a memory address"),
+    "script in Markdown": (also(12, "\n<iframe src='https://example.org'></iframe>"), "holds active content"),
+    "details not closed": (also(12, "\n<details>"), "<details> not equally often"),
+    "details closed in another cell": (
+        lambda nb: [also(7, "\n<details>")(nb), also(12, "\n</details>")(nb)],
+        "<details> not equally often",
+    ),
+    "dead link": (also(12, " [x](../nowhere.md)"), "the link ../nowhere.md leads to no file"),
+    "dead link behind a live one": (
+        also(12, " [x](https://example.org) [x](gone.ipynb#top)"),
+        "gone.ipynb#top leads to no file",
+    ),
+    "dead link with a title": (also(12, ' [x](gone.md "title")'), "gone.md leads to no file"),
+    "link to the root": (also(12, " [x](/notebooks)"), "/notebooks leads to no file"),
+    "dead image": (also(12, " ![alt](gone.png)"), "gone.png leads to no file"),
+    "dead image in a link": (also(12, " [![alt](gone.png)](https://example.org)"), "gone.png leads to no file"),
+    "dead HTML image": (also(12, ' <img src="gone.png" alt="a">'), "gone.png leads to no file"),
+    "image without alt text": (also(12, " ![](images/plot%201.png)"), "has no alt text"),
+    "linked image without alt text": (
+        also(12, " [![ ](https://example.org/a.png)](https://example.org)"),
+        "has no alt text",
+    ),
+    "HTML image without alt text": (also(12, ' <img src="https://example.org/a.png" alt="">'), "has no alt text"),
+    "arXiv number too short": (also(12, " arXiv 1406.266"), "'1406.266' is not an arXiv number"),
+    "arXiv number of 2014 with five digits": (also(12, " arXiv:1406.26612."), "is not an arXiv number"),
+    "arXiv number of 2015 with four digits": (also(12, " (arXiv 1511.0643)"), "is not an arXiv number"),
+    "arXiv number of month 13": (also(12, " arXiv 2013.06434"), "is not an arXiv number"),
+    "arXiv address": (also(12, " https://arxiv.org/abs/20130.6434"), "is not an arXiv number"),
+    "no badge": (change(0, "# Tiny"), "lacks the Colab badge of OWNER/REPO@main"),
+    "the badge of another notebook": (
+        lambda nb: change(0, BADGE.replace("01_tiny", "02_vae"))(nb),
+        "lacks the Colab badge",
+    ),
+    "the badge of another place": (
+        also(0, BADGE.replace("OWNER/REPO/blob/main", "else/where/blob/dev")),
+        "opens else/where/blob/dev",
+    ),
+    "badge not in the first cell": (lambda nb: nb.cells.insert(0, new_markdown_cell("hello")), "lacks the Colab badge"),
+    "no install cell": (drop(1), "no cell tagged `colab` installs OWNER/REPO@main"),
+    "install cell without its tag": (change(1, metadata={}), "no cell tagged `colab`"),
+    "install from another place": (
+        change(1, "%pip install git+https://github.com/OWNER/REPOS@main"),
+        "no cell tagged `colab`",
+    ),
+    "install of another ref": (
+        change(1, "%pip install git+https://github.com/OWNER/REPO@main2"),
+        "no cell tagged `colab`",
+    ),
+}
+
+
+@pytest.mark.parametrize("breach", BAD)
+def test_each_breach_is_found(project, breach):
+    breaker, wanted = BAD[breach]
+    nb = good()
+    breaker(nb)
+    found = findings(project, nb)
+    assert len(found) in (1, 2) and any(wanted in line for line in found), found
+    assert all(line.startswith("01_tiny.ipynb") and "\n" not in line for line in found)
+
+
+def test_every_rule_has_a_breach():
+    source = open(linting.__file__, encoding="utf-8").read()
+    messages = len(re.findall(r"^ +yield (?:place|\"\"|f\"|\")", source, re.MULTILINE))
+    assert 25 < messages <= len(BAD)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "s = ';'",
+        "x = 1  # ;",
+        "# see /tmpfile and https://example.org/home/x",
+        "if x:\n    print(1)",
+        "f = lambda: print(1)",
+        "try:\n    import a\nexcept ImportError:\n    %pip install a",
+        "class A:\n    print",
+        "%matplotlib inline",
+        "x = 0x7f",
+    ],
+)
+def test_what_only_looks_like_a_breach(project, source):
+    nb = good()
+    nb.cells[6].source = source
+    assert findings(project, nb) == []
+
+
+def test_one_ignored_cell_in_ten_is_allowed(project):
+    nb = good()
+    append(code("1"))(nb)
+    nb.cells[6].metadata["tags"] = ["nbval-ignore-output"]
+    assert len(notebooks.code_cells(nb)) == 10 and findings(project, nb) == []
+
+
+def test_notebooks_that_the_tool_would_pass_by_are_reported(project):
+    save(project, good(), "scratch.ipynb")
+    (project / "notebooks" / ".ipynb_checkpoints").mkdir()
+    save(project, good(), ".ipynb_checkpoints/01_tiny-checkpoint.ipynb")
+    assert [line.split(":")[0] for line in notebooks.lint(project)] == ["notebooks/scratch.ipynb"]
+
+
+# ---------------------------------------------------------------- stamp
+
+
+def test_stamp_rewrites_every_place_and_the_lint_agrees(project):
+    notebooks.stamp("some.one/a-book@v1.2/x", project)
+    assert stamping.published(project) == ("some.one/a-book", "v1.2/x")
+    assert notebooks.lint(project) == []
+    text = (project / "notebooks" / "01_tiny.ipynb").read_text(encoding="utf-8")
+    assert "OWNER" not in text and "生成" in text
+    assert "github/some.one/a-book/blob/v1.2/x/notebooks/01_tiny.ipynb" in text
+    assert "git+https://github.com/some.one/a-book@v1.2/x'" in text
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    assert "github/some.one/a-book/blob/v1.2/x/x" in readme and "github.com/some.one/a-book.git" in readme
+    assert "github.com/OWNER/REPOSITORY" in readme and "`stamp OWNER/REPO`" in readme, "these are other things"
+    pyproject = (project / "pyproject.toml").read_text(encoding="utf-8")
+    assert pyproject == PYPROJECT.replace("OWNER/REPO", "some.one/a-book", 1).replace(
+        '\nref = "main"', '\nref = "v1.2/x"', 1
+    )
+
+
+def test_stamp_keeps_the_ref_and_can_go_back(project):
+    before = {path: path.read_bytes() for path in (project / "README.md", *notebooks.paths(project))}
+    notebooks.stamp("some/book", project)
+    assert stamping.published(project) == ("some/book", "main")
+    notebooks.stamp("OWNER/REPO", project)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    "target", ["", "book", "a/b/c", "a b/c", "a/b@", "https://github.com/a/b", "a/b@x y", "-a/b", "a/b\n"]
+)
+def test_stamp_refuses_another_form(project, target):
+    with pytest.raises(NotebookError, match="expected OWNER/REPO"):
+        notebooks.stamp(target, project)
+    assert (project / "pyproject.toml").read_text(encoding="utf-8") == PYPROJECT
+
+
+def test_a_project_must_say_where_it_is_published(project):
+    for text in ("", '[tool.aigc]\nref = "main"\n'):
+        (project / "pyproject.toml").write_text(text, encoding="utf-8")
+        with pytest.raises(NotebookError, match="needs .tool.aigc."):
+            notebooks.lint(project)
+
+
+# ---------------------------------------------------------------- run
+
+
+@pytest.fixture
+def runnable(project):
+    (project / "notebooks" / "01_tiny.ipynb").unlink()
+    cells = [
+        code("import os, time\ntime.sleep(0.5)\nprint(os.environ['AIGC_BUDGET'])", "setup"),
+        new_markdown_cell("words"),
+        code("print(os.path.basename(os.getcwd()))\n1 + 1", outputs=[said("old")]),
+    ]
+    save(project, new_notebook(cells=cells), "02_slow.ipynb")
+    save(project, new_notebook(cells=[code("open('made', 'x').close()\n1 / 0")]), "03_bad.ipynb")
+    return project
+
+
+def test_run_executes_strips_and_reports(runnable, monkeypatch, capsys):
+    monkeypatch.setenv("AIGC_BUDGET", "0.25")
+    assert cli.main(["run", "02", "--slowest", "1"], runnable) == 0
+    nb = notebooks.read(runnable / "notebooks" / "02_slow.ipynb")
+    cells = notebooks.code_cells(nb)
+    assert [cell.execution_count for cell in cells] == [1, 2]
+    assert cells[0].outputs[0].text == "0.25\n"
+    assert [output.get("text") or output.data["text/plain"] for output in cells[1].outputs] == ["notebooks\n", "2"]
+    assert notebooks.strip(runnable, check=True) == [
+        "03_bad.ipynb is not stripped: run `python -m aigc_helpers.notebooks strip`"
+    ]
+    told = capsys.readouterr().out
+    assert re.search(
+        r"02_slow.ipynb: \d+ s, peak memory 0\.\d\d GB, AIGC_BUDGET=0.25\n +\d+\.\d s  cell 0: import os, time\nok",
+        told,
+    )
+    assert "peak memory 0.00" not in told
+
+
+def test_a_notebook_that_fails_is_left_as_it_was(runnable, capsys):
+    path = runnable / "notebooks" / "03_bad.ipynb"
+    before = path.read_bytes()
+    assert cli.main(["run", "03"], runnable) == 1
+    told = capsys.readouterr().out
+    assert (
+        "03_bad.ipynb failed, and the file is left as it was" in told
+        and "ZeroDivisionError" in told
+        and "\x1b" not in told
+    )
+    assert (runnable / "notebooks" / "made").exists(), "it did run"
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_kernel_that_dies_is_one_clear_message(runnable):
+    nb = new_notebook(cells=[code("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")])
+    with pytest.raises(NotebookError, match="02_slow.ipynb failed"):
+        notebooks.execute(nb, runnable / "notebooks" / "02_slow.ipynb", timeout=30)
+
+
+def test_a_cell_that_hangs_is_stopped(runnable):
+    nb = new_notebook(cells=[code("import time\ntime.sleep(60)")])
+    with pytest.raises(NotebookError, match="02_slow.ipynb failed"):
+        notebooks.execute(nb, runnable / "notebooks" / "02_slow.ipynb", timeout=1)
+
+
+def test_the_kernel_is_of_this_python_whatever_the_user_has_installed(runnable, monkeypatch):
+    strange = runnable / "jupyter" / "kernels" / "python3"
+    strange.mkdir(parents=True)
+    (strange / "kernel.json").write_text(
+        '{"argv": ["no-such-python"], "display_name": "x", "language": "python"}', encoding="utf-8"
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(runnable / "jupyter"))
+    nb = new_notebook(cells=[code("import sys\nprint(sys.prefix)")])
+    done = notebooks.execute(nb, runnable / "notebooks" / "02_slow.ipynb", timeout=30)
+    assert done.nb.cells[0].outputs[0].text.strip() == sys.prefix
+    assert nb.cells[0].outputs == [] and set(done.cells) == {0} and done.seconds > 0
+
+
+def test_peak_memory_outlives_a_process_that_has_just_ended(monkeypatch):
+    import psutil
+
+    class Child:
+        def __init__(self, rss):
+            self.rss = rss
+
+        def memory_info(self):
+            if self.rss is None:
+                raise psutil.NoSuchProcess(1)
+            return self
+
+    monkeypatch.setattr(
+        psutil, "Process", lambda: type("P", (), {"children": lambda *_, **__: [Child(5), Child(None), Child(7)]})
+    )
+    memory = running._PeakMemory(interval=0.001)
+    with memory:
+        while not memory.peak:
+            pass
+    assert memory.peak == 12
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def cli_says(project, *arguments, capsys):
+    status = cli.main(list(arguments), project)
+    return status, capsys.readouterr().out
+
+
+def test_check_changes_nothing_and_fails_until_all_is_done(project, capsys):
+    nb = good()
+    nb.cells[6].metadata["collapsed"] = True
+    nb.cells[6].source = "x;"
+    save(project, nb)
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    status, told = cli_says(project, "--check", capsys=capsys)
+    assert status == 1 and all(word in told for word in ("tiny.py differs", "is not stripped", "ends in `;`"))
+    assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
+    save(project, good())
+    for command in (["export"], ["strip"], ["export", "--check"], ["strip", "--check"], ["lint"], ["--check"]):
+        assert cli_says(project, *command, capsys=capsys) == (0, "ok\n"), command
+
+
+def test_errors_are_one_message_and_status_1(project, capsys):
+    assert cli_says(project, "stamp", "nonsense", capsys=capsys) == (
+        1,
+        "stamp: expected OWNER/REPO or OWNER/REPO@REF, got 'nonsense'\n",
+    )
+    assert cli_says(project, "stamp", "a/b@c", capsys=capsys) == (0, "ok\n")
+    status, told = cli_says(project, "run", "99", capsys=capsys)
+    assert status == 1 and "no notebook starts with '99'" in told
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["lint", "--check"]])
+def test_a_wrong_command_is_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert "python -m aigc_helpers.notebooks" in capsys.readouterr().err
+
+
+def test_the_module_runs_as_a_command():
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "aigc_helpers.notebooks", "--help"], cwd=notebooks.ROOT, env=env, capture_output=True
+    )
+    assert done.returncode == 0 and b"stamp" in done.stdout

@@ -38,8 +38,9 @@ def read(path):
     """A notebook as nbformat's NotebookNode, version 4. Raises NotebookError if the file is not a notebook."""
     try:
         return nbformat.read(path, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError) as problem:
-        raise NotebookError(f"{pathlib.Path(path).name} is not a readable notebook: {str(problem)[:100]}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, nbformat.ValidationError) as problem:  # as nbformat does
+        name, why = pathlib.Path(path).name, " ".join(str(problem).split())[:100]
+        raise NotebookError(f"{name} is not a readable notebook ({why}): restore it from version control") from None
 
 
 def text_of(nb):

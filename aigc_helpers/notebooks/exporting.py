@@ -121,4 +121,4 @@ def hidden_globals(source, name):
 def _hidden(line, lines, name):
     number, _, what = line.removeprefix("-:").split(":", 2)
     place = f"{name}, exported cells, `{lines[int(number) - 1].strip()}`"
-    return f"{place}: {what.strip()}: mend it, or define the name in an exported cell"
+    return f"{place}: {what.replace('[*] ', '').strip()}: mend it, or define the name in an exported cell"
