@@ -270,7 +270,7 @@ def square(ax, limit=2.4):
 def _diverging():
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("fake-real", ["#F2A26B", "#F7E3D2", "#F6F6F4", "#D3E5F1", "#6AAFD6"])
+    return LinearSegmentedColormap.from_list("fake-real", ["#F4B183", "#F8E4D4", "#F6F6F4", "#DCEAF4", "#93C4E3"])
 
 
 @style()
