@@ -19,11 +19,16 @@ import dataclasses
 import gzip
 import hashlib
 import math
+import operator
 import os
 import pathlib
+import queue
+import secrets
 import sys
 import tempfile
+import threading
 import time
+import urllib.error
 import urllib.request
 import zlib
 
@@ -36,6 +41,7 @@ MIRRORS = (
 )
 TIMEOUT_S = 10.0  # for one silent moment of one server
 DEADLINE_S = 40.0  # for all downloads of one call together: a server that drips must not hold a lesson up
+MAX_BYTES = 1 << 25  # of one answer; the longest file has 9.9 million
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -48,7 +54,7 @@ NUM_EMBEDDED_TRAIN = 1297  # of 1,797; the other 500 are the test split
 MNIST, EMBEDDED = "MNIST", "scikit-learn digits (embedded)"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Digits:
     """Images (N, 1, 28, 28) uint8, labels (N,) int64, and the name of their source."""
 
@@ -60,21 +66,51 @@ class Digits:
         return len(self.labels)
 
     def subset(self, n, seed=0) -> Digits:
-        """n of them, drawn without replacement. Raises ValueError if there are fewer than n."""
-        if not 1 <= n <= len(self):
+        """n of them, drawn without replacement. Raises ValueError if there are fewer, or n or seed is bad."""
+        if _positive("subset", n) > len(self):
             raise ValueError(f"subset: asked for {n} images, but there are {len(self)} ({self.source})")
-        keep = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n]
+        keep = torch.randperm(len(self), generator=_seeded("subset", seed))[:n]
         return Digits(self.images[keep], self.labels[keep], self.source)
 
 
 def to_signed(x):
-    """Pixels 0..255 (uint8) to float32 in [-1, 1], the range of a Tanh."""
+    """Pixels 0..255 (uint8) to float32 in [-1, 1], the range of a Tanh. Raises TypeError for other dtypes."""
+    _require_pixels("to_signed", x)
     return x.float() / 127.5 - 1
 
 
 def to_unit(x):
-    """Pixels 0..255 (uint8) to float32 in [0, 1]."""
+    """Pixels 0..255 (uint8) to float32 in [0, 1]. Raises TypeError for other dtypes."""
+    _require_pixels("to_unit", x)
     return x.float() / 255
+
+
+def _require_pixels(caller, x):
+    """Scaling twice gives a nearly constant image and no error: refuse what has been scaled already."""
+    if getattr(x, "dtype", None) != torch.uint8:
+        what = str(getattr(x, "dtype", type(x).__name__)).removeprefix("torch.")
+        raise TypeError(f"{caller}: needs a tensor of uint8 pixels 0..255, got {what}; was it scaled before?")
+
+
+def _require_split(caller, split):
+    if split not in tuple(FILES):
+        raise ValueError(f"{caller}: split must be 'train' or 'test', got {split!r}")
+
+
+def _positive(caller, n) -> int:
+    """n as an int of at least 1. Raises ValueError."""
+    with contextlib.suppress(TypeError):
+        if not isinstance(n, bool) and operator.index(n) >= 1:
+            return operator.index(n)
+    raise ValueError(f"{caller}: n must be a positive whole number, got {n!r}")
+
+
+def _seeded(caller, seed) -> torch.Generator:
+    """A new CPU generator. Raises ValueError for what is no seed."""
+    try:
+        return torch.Generator().manual_seed(operator.index(seed))
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # which one depends on PyTorch's version
+        raise ValueError(f"{caller}: the seed must be a whole number (64 bits), got {seed!r}") from None
 
 
 class BadData(Exception):
@@ -90,10 +126,9 @@ def load_digits(split="train", n=None, seed=0, verbose=True) -> Digits:
     split: "train" or "test". n: a random subset of that many (seeded), at most all of them.
     Prints one line that names the source, unless verbose is False. Raises ValueError for a bad argument.
     """
-    if split not in FILES:
-        raise ValueError(f"load_digits: split must be 'train' or 'test', got {split!r}")
-    if n is not None and (not isinstance(n, int) or n < 1):
-        raise ValueError(f"load_digits: n must be a positive whole number or None, got {n!r}")
+    _require_split("load_digits", split)
+    n = None if n is None else _positive("load_digits", n)
+    _seeded("load_digits", seed)  # a bad seed is refused before anything is read
     digits, where = _find(split)
     if n is not None and n < len(digits):
         digits = digits.subset(n, seed)
@@ -105,7 +140,8 @@ def load_digits(split="train", n=None, seed=0, verbose=True) -> Digits:
 def _find(split):
     """The digits of a split and a few words on where they came from, and why not from a better place."""
     notes = []
-    for name, source in (("AIGC_DATA_DIR", _from_folder), ("cache", _from_cache), ("download", _from_mirrors)):
+    sources = {"AIGC_DATA_DIR": _from_folder, "cache": _from_cache, "download": _from_mirrors}
+    for name, source in sources.items():
         try:
             found, note = source(split)
         except BadData as problem:
@@ -120,13 +156,15 @@ def _from_folder(split):
     folder = os.environ.get("AIGC_DATA_DIR")
     if not folder:
         return None, ""
-    raw = pathlib.Path(folder) / "MNIST" / "raw"
+    raw = pathlib.Path(os.path.expanduser(folder)) / "MNIST" / "raw"
+    if not os.path.isdir(raw):
+        raise BadData("no MNIST/raw in it")
     return _verified(split, [_read_file(raw / name) for name in FILES[split]]), "AIGC_DATA_DIR"
 
 
 def _from_cache(split):
     folder = cache_dir()
-    if not all((folder / f"{name}.gz").exists() for name in FILES[split]):
+    if not all(os.path.exists(folder / f"{name}.gz") for name in FILES[split]):  # Path.exists may raise
         return None, ""
     try:
         return _verified(split, [_read_file(folder / name) for name in FILES[split]]), "cache"
@@ -134,32 +172,47 @@ def _from_cache(split):
         raise BadData(f"{problem}, to be replaced") from None
 
 
+_failed = set()  # splits that this process could not download when it last tried
+
+
 def _from_mirrors(split):
-    """Download both files of a split; keep them in the cache if it can be written."""
+    """Download both files of a split; keep them in the cache if it can be written.
+
+    Where one split could not be had, the other is not tried: nobody waits twice, and training and test
+    images come from one source. Asking again for the split that failed tries again.
+    """
     if os.environ.get("AIGC_OFFLINE", "") not in ("", "0"):
         raise BadData("AIGC_OFFLINE is set")
+    if _failed - {split}:
+        raise BadData("not tried, as it failed for the other split")
     deadline, problems = time.monotonic() + DEADLINE_S, []
     for mirror in MIRRORS:
         try:
-            packed = [_fetch(f"{mirror}{name}.gz", deadline) for name in FILES[split]]
-            arrays = _verified(split, [_unpack(data, name) for data, name in zip(packed, FILES[split], strict=True)])
+            packed = {name: _fetch(f"{mirror}{name}.gz", deadline) for name in FILES[split]}
+            arrays = _verified(split, [_unpack(data, name) for name, data in packed.items()])
         except BadData as problem:
             problems.append(str(problem))
             continue
-        return arrays, "downloaded" + _keep(FILES[split], packed)
+        _failed.discard(split)
+        return arrays, "downloaded" + _keep(packed)
+    _failed.add(split)
     raise BadData(" / ".join(dict.fromkeys(problems)) or "no mirror is configured")
 
 
 def cache_dir() -> pathlib.Path:
     """The folder of downloaded data: `AIGC_CACHE_DIR`, or the platform's place for caches."""
     if os.environ.get("AIGC_CACHE_DIR"):
-        return pathlib.Path(os.environ["AIGC_CACHE_DIR"])
+        return pathlib.Path(os.path.expanduser(os.environ["AIGC_CACHE_DIR"]))
+    try:
+        home = pathlib.Path.home()
+    except RuntimeError:  # a container's user without a name; what lies there is verified as anywhere
+        home = pathlib.Path(tempfile.gettempdir())
     if sys.platform == "win32":
-        base = pathlib.Path(os.environ.get("LOCALAPPDATA") or pathlib.Path.home() / "AppData" / "Local")
+        base = pathlib.Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
     elif sys.platform == "darwin":
-        base = pathlib.Path.home() / "Library" / "Caches"
+        base = home / "Library" / "Caches"
     else:
-        base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     return base / "aigc_helpers"
 
 
@@ -173,7 +226,7 @@ def _read_file(path) -> np.ndarray:
     except FileNotFoundError:
         raise BadData(f"{path.name} is not there") from None
     except OSError as problem:
-        raise BadData(f"{path.name} cannot be read ({problem.strerror or type(problem).__name__})") from None
+        raise BadData(f"{path.name} cannot be read ({_short(problem)})") from None
 
 
 def _unpack(data, name) -> np.ndarray:
@@ -184,7 +237,7 @@ def _unpack(data, name) -> np.ndarray:
 
 
 def _decode(data, name) -> np.ndarray:
-    """The array in an IDX file of bytes: two zeros, 8 = uint8, the number of dimensions, their sizes, the data."""
+    """The array in an IDX file: two zeros, 8 for uint8, the number of dimensions, their sizes, the bytes."""
     num_dims = data[3] if len(data) >= 4 and data[:3] == b"\x00\x00\x08" else 0
     header = 4 + 4 * num_dims
     if not num_dims or len(data) < header:
@@ -198,6 +251,8 @@ def _decode(data, name) -> np.ndarray:
 def _verified(split, arrays):
     """Images and labels as tensors, if their digest is right. Raises BadData."""
     images, labels = arrays
+    if images.shape != (len(labels), 28, 28) or labels.ndim != 1:  # the digest does not see the shape
+        raise BadData(f"the {split} files are damaged (wrong shape)")
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     if digest != SHA256[split]:
         raise BadData(f"the {split} files are damaged (wrong SHA-256)")
@@ -205,43 +260,80 @@ def _verified(split, arrays):
 
 
 def _fetch(url, deadline) -> bytes:
-    """The bytes behind a URL, within TIMEOUT_S for any silent moment and `deadline` for all. Raises BadData."""
-    left = deadline - time.monotonic()
+    """The bytes behind a URL. Raises BadData, by `deadline` (of time.monotonic) at the latest.
+
+    The work is done in a thread that is left behind when time is up: nothing else limits a name server
+    that is silent, or headers that arrive drop by drop.
+    """
+    left, answers = deadline - time.monotonic(), queue.SimpleQueue()
     if left <= 0:
         raise BadData("no answer in time")
+
+    def work():
+        try:
+            answers.put(_read_url(url, deadline))
+        except Exception as problem:  # whatever a server may cause is judged in the caller's thread
+            answers.put(problem)
+
+    threading.Thread(target=work, daemon=True).start()
     try:
-        with urllib.request.urlopen(url, timeout=min(TIMEOUT_S, left)) as response:
-            chunks = []
-            # read1 returns what has arrived, so that the clock is looked at even if the server drips
-            while chunk := response.read1(1 << 16):
-                chunks.append(chunk)
-                if time.monotonic() > deadline:
-                    raise BadData("no answer in time")
-    except TimeoutError:
+        answer = answers.get(timeout=left)
+    except queue.Empty:
         raise BadData("no answer in time") from None
-    except (OSError, ValueError) as problem:  # URLError, refused, reset, bad URL; http.client's errors are below
-        raise BadData("no answer in time" if "timed out" in str(problem) else "no network") from None
-    except Exception as problem:  # http.client.HTTPException and kin: an answer that is not HTTP
-        raise BadData(f"bad answer ({type(problem).__name__})") from None
-    return b"".join(chunks)
+    if isinstance(answer, Exception):
+        raise BadData(_reason(answer)) from None
+    return answer
 
 
-def _keep(names, packed) -> str:
+def _read_url(url, deadline) -> bytes:
+    data = bytearray()
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+        # read1 returns what has arrived, so that the clock is looked at even if the server drips
+        while chunk := response.read1(1 << 16):
+            data += chunk
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            if len(data) > MAX_BYTES:
+                raise BadData("too long an answer")
+    return bytes(data)
+
+
+def _reason(problem) -> str:
+    """A few words on why a URL could not be read."""
+    cause = getattr(problem, "reason", None)
+    cause = cause if isinstance(cause, Exception) else problem
+    if isinstance(problem, BadData):
+        return str(problem)
+    if isinstance(problem, urllib.error.HTTPError):
+        return f"HTTP status {problem.code}"
+    if isinstance(cause, TimeoutError):
+        return "no answer in time"
+    if isinstance(problem, OSError):  # no route, no name, refused, a certificate that is not trusted ...
+        return f"no connection ({type(cause).__name__})"
+    return f"bad answer ({type(problem).__name__})"
+
+
+def _keep(packed) -> str:
     """Put verified files into the cache; returns "" or a few words on why it could not be done."""
     try:
         cache_dir().mkdir(parents=True, exist_ok=True)
-        for name, data in zip(names, packed, strict=True):
+        for name, data in packed.items():
             _write_whole(cache_dir() / f"{name}.gz", data)
     except OSError as problem:
-        return f" (not cached: {problem.strerror or type(problem).__name__})"
+        return f" (not cached: {_short(problem)})"
     return ""
+
+
+def _short(problem) -> str:
+    """An OSError without the path that it names."""
+    return problem.strerror or type(problem).__name__
 
 
 def _write_whole(path, data):
     """Write a file so that no other process ever sees a part of it; the last writer wins."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".part")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
         os.replace(temporary, path)
     except BaseException:
@@ -257,8 +349,9 @@ def load_embedded_digits(split="train") -> Digits:
     """The 1,797 handwritten digits inside scikit-learn (UCI, 8x8 pixels), brought to MNIST's format.
 
     As in MNIST the digit is scaled into a 20x20 box and its centre of mass is put in the centre of 28x28.
-    The split (1,297 for training, 500 for testing) is a fixed shuffle.
+    The split (1,297 for training, 500 for testing) is a fixed shuffle. Raises ValueError for another split.
     """
+    _require_split("load_embedded_digits", split)
     from sklearn.datasets import load_digits as sklearn_digits
 
     bunch = sklearn_digits()
@@ -270,19 +363,25 @@ def load_embedded_digits(split="train") -> Digits:
 
 
 def _enlarge(small):
-    """(N, 1, 8, 8) in 0..1 to (N, 1, 20, 20), with MNIST's contrast: strokes white, paper black."""
+    """(N, 1, 8, 8) in 0..1 to (N, 1, 20, 20), with MNIST's contrast: strokes white, paper black.
+
+    Less would give strokes fatter than MNIST's, more would break thin ones.
+    """
     big = torch.nn.functional.interpolate(small, size=(20, 20), mode="bicubic", align_corners=False)
-    return ((big - 0.25) / 0.5).clamp(0, 1)
+    return ((big - 0.3) / 0.5).clamp(0, 1)
 
 
 def _centre(boxes):
-    """Put each box (20, 20) into 28x28 with its centre of mass in the middle; uint8 (N, 1, 28, 28)."""
+    """Put each box (20, 20) into 28x28, its centre of mass nearest to pixel (14, 14), where MNIST has it.
+
+    Returns uint8 (N, 1, 28, 28).
+    """
     out = torch.zeros(len(boxes), 1, 28, 28, dtype=torch.uint8)
     axis = torch.arange(20.0)
     for k, box in enumerate(boxes[:, 0]):
         mass = box.sum()
         row, column = (box.sum(1) @ axis / mass).item(), (box.sum(0) @ axis / mass).item()
-        top, left = (min(8, max(0, round(13.5 - middle))) for middle in (row, column))
+        top, left = (min(8, max(0, round(14 - middle))) for middle in (row, column))
         out[k, 0, top : top + 20, left : left + 20] = (box * 255).round().to(torch.uint8)
     return out
 
@@ -307,37 +406,36 @@ def toy_modes(name):
 def toy_2d(name, n, generator=0) -> torch.Tensor:
     """n points (n, 2), float32, of a toy distribution that fits into the square [-2.2, 2.2]^2.
 
-    name: one of TOYS_2D. generator: a CPU torch.Generator, or a seed for a new one.
-    Raises ValueError for an unknown name or n < 1.
+    name: one of TOYS_2D. generator: a CPU torch.Generator, a seed for a new one, or None for PyTorch's own.
+    Raises ValueError for an unknown name, n < 1 or a bad seed.
     """
     if name not in TOYS_2D:
         raise ValueError(f"toy_2d: unknown toy {name!r}; choose one of {', '.join(TOYS_2D)}")
-    if n < 1:
-        raise ValueError(f"toy_2d: n must be at least 1, got {n}")
-    if not isinstance(generator, torch.Generator):
-        generator = torch.Generator().manual_seed(generator)
+    n = _positive("toy_2d", n)
+    if generator is not None and not isinstance(generator, torch.Generator):
+        generator = _seeded("toy_2d", generator)
     if name in ("ring", "grid"):
         centres, sigma = toy_modes(name)
         pick = torch.randint(len(centres), (n,), generator=generator)
         return centres[pick] + sigma * torch.randn(n, 2, generator=generator)
-    u = torch.rand(n, 2, generator=generator)
-    return {"moons": _moons, "spiral": _spiral, "checkerboard": _checkerboard, "swiss_roll": _swiss_roll}[name](
-        u, torch.randn(n, 2, generator=generator)
-    )
+    u, noise = torch.rand(n, 2, generator=generator), torch.randn(n, 2, generator=generator).clamp(-3, 3)
+    curves = {"moons": _moons, "spiral": _spiral, "checkerboard": _checkerboard, "swiss_roll": _swiss_roll}
+    return curves[name](u, noise)
 
 
 def _moons(u, noise):
+    """Two half circles, each reaching into the other."""
     angle, upper = math.pi * u[:, 0], u[:, 1] < 0.5
     x = torch.where(upper, angle.cos(), 1 - angle.cos()) - 0.5
     y = torch.where(upper, angle.sin(), 0.5 - angle.sin()) - 0.25
-    return 1.3 * torch.stack([x, y], dim=1) + 0.06 * noise.clamp(-3, 3)
+    return 1.3 * torch.stack([x, y], dim=1) + 0.06 * noise
 
 
 def _spiral(u, noise):
     """Two arms, each a turn and a half."""
     angle, arm = 3 * math.pi * u[:, 0].sqrt(), (u[:, 1] < 0.5).float() * math.pi
     radius = 2.0 * angle / (3 * math.pi)
-    return radius[:, None] * torch.stack([(angle + arm).cos(), (angle + arm).sin()], dim=1) + 0.04 * noise.clamp(-3, 3)
+    return radius[:, None] * torch.stack([(angle + arm).cos(), (angle + arm).sin()], dim=1) + 0.04 * noise
 
 
 def _checkerboard(u, noise):
@@ -348,8 +446,7 @@ def _checkerboard(u, noise):
 
 
 def _swiss_roll(u, noise):
-    """A strip rolled up: one arm, two turns, thinning outwards."""
+    """A strip rolled up: one arm, a turn and a half, thinning outwards."""
     angle = 1.5 * math.pi * (1 + 2 * u[:, 0])
-    return 2.0 / (4.5 * math.pi) * angle[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1) + 0.04 * noise.clamp(
-        -3, 3
-    )
+    radius = 2.0 * angle / (4.5 * math.pi)
+    return radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1) + 0.04 * noise

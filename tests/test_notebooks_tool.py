@@ -330,6 +330,7 @@ def test_a_module_without_a_notebook_is_reported(project):
     assert notebooks.export(project, check=True) == ["aigc_helpers/models/old.py comes from no notebook: delete it"]
     save(project, renumbered(new_notebook(cells=[code("1")])), "02_none.ipynb")
     assert len(notebooks.export(project)) == 1
+    assert not (project / "aigc_helpers" / "models" / "none.py").exists()
 
 
 # ---------------------------------------------------------------- strip
@@ -784,8 +785,18 @@ def test_check_changes_nothing_and_fails_until_all_is_done(project, capsys):
     status, told = cli_says(project, "--check", capsys=capsys)
     assert status == 1 and all(word in told for word in ("tiny.py differs", "is not stripped", "ends in `;`"))
     assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
-    save(project, good())
-    for command in (["export"], ["strip"], ["export", "--check"], ["strip", "--check"], ["lint"], ["--check"]):
+    nb.cells[6].source = "x"
+    save(project, nb)
+    assert cli_says(project, "strip", "--check", capsys=capsys)[0] == 1
+    for command in (
+        ["lint"],
+        ["export"],
+        ["strip"],
+        ["export", "--check"],
+        ["strip", "--check"],
+        ["lint"],
+        ["--check"],
+    ):
         assert cli_says(project, *command, capsys=capsys) == (0, "ok\n"), command
 
 

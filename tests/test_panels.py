@@ -313,7 +313,7 @@ def ipywidgets_7(tmp_path_factory):
     return str(folder) if done.returncode == 0 else None
 
 
-@pytest.mark.skipif(ipywidgets.version_info[0] < 8, reason="this is the inner run")
+@pytest.mark.skipif(int(ipywidgets.__version__.split(".")[0]) < 8, reason="this is the inner run")
 def test_all_of_this_under_ipywidgets_7_7_1(tmp_path_factory):
     folder = ipywidgets_7(tmp_path_factory)
     if folder is None:
