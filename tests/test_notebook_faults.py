@@ -161,7 +161,9 @@ def test_the_c_locale_is_one(environment):
 
 def test_offline_the_notebook_says_where_its_digits_come_from(ran):
     cells, _ = ran("the whole notebook twice")
-    for output in [cell.outputs for cell in cells if LOAD in cell.source]:
+    outputs = [cell.outputs for cell in cells if LOAD in cell.source]
+    assert len(outputs) == 2
+    for output in outputs:
         assert [o.get("name") for o in output] == ["stdout"]
         for line, count in zip(output[0].text.splitlines(), ("1,297 train", "500 test"), strict=True):
             source = "scikit-learn digits (embedded); embedded; download: AIGC_OFFLINE is set"
