@@ -159,15 +159,21 @@ def _from_folder(split):
     raw = pathlib.Path(os.path.expanduser(folder)) / "MNIST" / "raw"
     if not os.path.isdir(raw):
         raise BadData("no MNIST/raw in it")
-    return _verified(split, [_read_file(raw / name) for name in FILES[split]]), "AIGC_DATA_DIR"
+    return _verified(split, [_read_file(_plain_or_packed(raw / name)) for name in FILES[split]]), "AIGC_DATA_DIR"
+
+
+def _plain_or_packed(path):
+    """`path`, or `path`.gz where only that exists."""
+    packed = path.with_name(f"{path.name}.gz")
+    return packed if os.path.exists(packed) and not os.path.exists(path) else path
 
 
 def _from_cache(split):
-    folder = cache_dir()
-    if not all(os.path.exists(folder / f"{name}.gz") for name in FILES[split]):  # Path.exists may raise
+    paths = [cache_dir() / f"{name}.gz" for name in FILES[split]]
+    if not all(os.path.exists(path) for path in paths):  # path.exists() would raise where it may not look
         return None, ""
     try:
-        return _verified(split, [_read_file(folder / name) for name in FILES[split]]), "cache"
+        return _verified(split, [_read_file(path) for path in paths]), "cache"
     except BadData as problem:
         raise BadData(f"{problem}, to be replaced") from None
 
@@ -188,7 +194,7 @@ def _from_mirrors(split):
     deadline, problems = time.monotonic() + DEADLINE_S, []
     for mirror in MIRRORS:
         try:
-            packed = {name: _fetch(f"{mirror}{name}.gz", deadline) for name in FILES[split]}
+            packed = {f"{name}.gz": _fetch(f"{mirror}{name}.gz", deadline) for name in FILES[split]}
             arrays = _verified(split, [_unpack(data, name) for name, data in packed.items()])
         except BadData as problem:
             problems.append(str(problem))
@@ -217,33 +223,30 @@ def cache_dir() -> pathlib.Path:
 
 
 def _read_file(path) -> np.ndarray:
-    """Decode `path`, or `path`.gz where only that exists."""
-    packed = path.with_name(path.name + ".gz")
     try:
-        if path.exists():
-            return _decode(path.read_bytes(), path.name)
-        return _unpack(packed.read_bytes(), path.name)
+        data = path.read_bytes()
     except FileNotFoundError:
         raise BadData(f"{path.name} is not there") from None
     except OSError as problem:
         raise BadData(f"{path.name} cannot be read ({_short(problem)})") from None
+    return _unpack(data, path.name) if path.suffix == ".gz" else _decode(data, path.name)
 
 
 def _unpack(data, name) -> np.ndarray:
     try:
         return _decode(gzip.decompress(data), name)
     except (OSError, EOFError, zlib.error):
-        raise BadData(f"{name}.gz is damaged") from None
+        raise BadData(f"{name} is damaged") from None
 
 
 def _decode(data, name) -> np.ndarray:
     """The array in an IDX file: two zeros, 8 for uint8, the number of dimensions, their sizes, the bytes."""
-    num_dims = data[3] if len(data) >= 4 and data[:3] == b"\x00\x00\x08" else 0
+    num_dims = data[3] if data[:3] == b"\x00\x00\x08" and len(data) > 3 else 0
     header = 4 + 4 * num_dims
-    if not num_dims or len(data) < header:
+    if num_dims not in (1, 3) or len(data) < header:
         raise BadData(f"{name} is damaged")
-    shape = np.frombuffer(data, ">u4", num_dims, offset=4).astype(int)
-    if len(data) != header + math.prod(shape.tolist()):
+    shape = np.frombuffer(data, ">u4", num_dims, offset=4).tolist()
+    if 0 in shape or len(data) != header + math.prod(shape):
         raise BadData(f"{name} is damaged")
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
@@ -318,7 +321,7 @@ def _keep(packed) -> str:
     try:
         cache_dir().mkdir(parents=True, exist_ok=True)
         for name, data in packed.items():
-            _write_whole(cache_dir() / f"{name}.gz", data)
+            _write_whole(cache_dir() / name, data)
     except OSError as problem:
         return f" (not cached: {_short(problem)})"
     return ""

@@ -33,10 +33,8 @@ PRIVATE = "JUPYTER_CONFIG_DIR JUPYTERLAB_SETTINGS_DIR JUPYTERLAB_WORKSPACES_DIR 
 SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
             "notebook-extension/tracker": {"windowingMode": "none"}}  # fmt: skip
 
-READY = """() => {
-    const session = jupyterapp.shell.currentWidget?.sessionContext, kernel = session?.session?.kernel;
-    return session?.isReady && kernel?.connectionStatus == 'connected' && kernel.status == 'idle';
-}"""
+READY = """() => { const kernel = jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel;
+    return kernel?.connectionStatus == 'connected' && kernel.status == 'idle'; }"""
 CELLS = """() => jupyterapp.shell.currentWidget.content.model.toJSON().cells
     .filter(cell => cell.cell_type == 'code' && [].concat(cell.source).join('').trim())
     .map(cell => ({count: cell.execution_count, errors: cell.outputs.filter(o => o.output_type == 'error')
@@ -51,8 +49,7 @@ WATCH = """panel => {
     window.aigcAnswer = new Promise(resolve => requestAnimationFrame(function look() {
         const now = performance.now(), {seq: latest, state} = status().dataset;
         if (latest == seq && now < end) requestAnimationFrame(look);
-        else resolve({ms: now - start, changed: picture() != before, answered: latest > seq, state,
-                      text: status().textContent});
+        else resolve({ms: now - start, changed: picture() != before, state, text: status().textContent});
     }));
 }"""
 
@@ -70,10 +67,10 @@ def chromium():
 
 
 @contextlib.contextmanager
-def jupyterlab(browser, folder, **settings):
+def jupyterlab(browser, folder, kernels_settings=None):
     """NOTEBOOK in `folder`, run in a JupyterLab server that neither reads nor changes the user's settings."""
     private, token = folder.parent / "jupyter", secrets.token_hex(8)
-    for name, values in (SETTINGS | settings).items():
+    for name, values in (SETTINGS | {"apputils-extension/kernels-settings": kernels_settings or {}}).items():
         file = private / "JUPYTERLAB_SETTINGS_DIR" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
@@ -81,26 +78,20 @@ def jupyterlab(browser, folder, **settings):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = os.environ | {name: str(private / name) for name in PRIVATE} | {"AIGC_BUDGET": "0.1"}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
-    env |= {} if env.get("AIGC_DATA_DIR") else {"AIGC_OFFLINE": "1"}
+    env |= {"PYTHONPATH": str(ROOT)} | ({} if env.get("AIGC_DATA_DIR") else {"AIGC_OFFLINE": "1"})
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
                f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
                f"--ServerApp.root_dir={folder}"]  # fmt: skip
     with open(private / "log.txt", "w") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as server:
         try:
-            while not listening(port):
-                assert server.poll() is None, (private / "log.txt").read_text()[-2000:]
+            while "is running at" not in (text := (private / "log.txt").read_text()):
+                assert server.poll() is None, text[-2000:]
                 time.sleep(0.5)
             workspace = f"http://127.0.0.1:{port}/lab/workspaces/w{secrets.token_hex(3)}"
             with browser.new_page(viewport={"width": 1400, "height": 1000}) as page:
                 yield Lab(page, f"{workspace}/tree/{NOTEBOOK}?reset&token={token}")
         finally:
             server.terminate()  # it ends its kernels too
-
-
-def listening(port):
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
 
 
 class Lab:
@@ -122,10 +113,8 @@ class Lab:
             cells = page.evaluate(CELLS)
             self.problems += [error for cell in cells for error in cell["errors"]]
         self.seconds = time.time() - start
-        if waiting := sum(cell["count"] is None for cell in cells):
+        if waiting := sum(not cell["count"] for cell in cells):
             self.problems.append(f"{waiting} of {len(cells)} code cells have not run after {self.seconds:.0f} s")
-        with contextlib.suppress(Exception):  # if it stays, the test will say so
-            page.wait_for_function("() => !document.body.innerText.includes('Loading widget')", timeout=10_000)
 
     def command(self, name):
         self.page.evaluate("name => { jupyterapp.commands.execute(name); }", name)
@@ -142,7 +131,7 @@ class Lab:
         panel.evaluate(WATCH)
         do()
         answer = self.page.evaluate("() => window.aigcAnswer")
-        assert answer["answered"], "the panel did not answer in 20 s"
+        assert answer["ms"] < 19_000, "the panel did not answer"
         assert answer["state"] == "ok", answer["text"]
         return answer
 
@@ -174,8 +163,7 @@ def settle(panel, seconds=1.0, timeout=60):
 
 @pytest.fixture(scope="module")
 def opened(chromium, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lab") / "notebooks"
-    shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    folder = shutil.copytree(ROOT / "notebooks", tmp_path_factory.mktemp("lab") / "notebooks")
     with jupyterlab(chromium, folder) as lab:
         yield lab
     print(f"\n\n{NOTEBOOK}: all cells in {lab.seconds:.0f} s at AIGC_BUDGET=0.1\n{'panel':<20} moves  p50 ms  p95 ms")
@@ -192,15 +180,13 @@ def lab(opened, request, tmp_path):
     if request.session.testsfailed > failed_before:
         opened.page.screenshot(path=tmp_path / "page.png")
         (tmp_path / "problems.txt").write_text("\n".join(opened.problems))
-        print(f"screenshot and problems: {tmp_path}")
 
 
 def test_the_notebook_runs_and_shows_its_panels(lab):
-    text = lab.page.locator("body").inner_text()
-    assert lab.problems == [] and "Error displaying widget" not in text and "Loading widget" not in text
+    assert lab.problems == []
+    lab.page.wait_for_function("() => !/Loading widget|Error displaying widget/.test(document.body.innerText)")
     assert lab.page.locator(".aigc-panel b").all_inner_texts() == PANELS
-    states = lab.page.locator(".aigc-panel .aigc-status").evaluate_all("lines => lines.map(line => line.dataset.state)")
-    assert states == ["ok"] * len(PANELS)
+    assert lab.page.locator(".aigc-panel .aigc-status[data-state=ok]").count() == len(PANELS)
 
 
 @pytest.mark.parametrize("title", PANELS)
@@ -240,37 +226,33 @@ def test_the_arena_runs_pauses_steps_and_rewinds(lab):
     panel.get_by_role("button", name="Pause", exact=True).click()
     settle(panel, 2)
     lab.arena_rate = f"{rate:.1f} chunks a second"
-    paused = round_of(panel)
-    assert paused > first and len(pictures) >= 4 and rate > 2
+    assert (paused := round_of(panel)) > first and len(pictures) >= 4 and rate > 2
     assert lab.click(panel, "Step D")["changed"] and lab.click(panel, "Step G")["changed"]
     assert all(lab.press(panel, "rewind", "ArrowLeft")["changed"] for _ in range(4)) and round_of(panel) < paused
-    assert lab.click(panel, "New game")["changed"] and round_of(panel) == 0
-    assert lab.problems == []
+    assert lab.click(panel, "New game")["changed"] and round_of(panel) == 0 and lab.problems == []
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_clinic_runs_to_its_end_and_replays(lab, seed):
     panel = lab.panel("Failure clinic")
-    for _ in range(seed):
+    if seed:
         lab.press(panel, "seed", "ArrowRight")
     lab.click(panel, "Run")
     settle(panel, 2, timeout=120)
     last = round_of(panel)
     assert f"of {last}." in panel.locator(".aigc-status").inner_text()
     assert all(lab.press(panel, "replay", "ArrowLeft")["changed"] for _ in range(3)) and round_of(panel) < last
-    assert lab.problems == []
 
 
 @pytest.mark.parametrize("subshells", ["perCommTarget", "disabled"])
 def test_a_slider_moved_while_a_cell_is_busy(chromium, tmp_path, subshells):
     """JupyterLab's two ways of talking to widgets: at once, in a second thread, or when the cell has ended."""
     notebook, folder = nbformat.read(ROOT / "notebooks" / NOTEBOOK, as_version=4), tmp_path / "notebooks"
+    folder.mkdir()
     first_panel = next(k for k, cell in enumerate(notebook.cells) if ".show()" in cell.source)
     notebook.cells = notebook.cells[: first_panel + 1] + [nbformat.v4.new_code_cell("import time; time.sleep(5)")]
-    folder.mkdir()
     nbformat.write(notebook, folder / NOTEBOOK)
-    settings = {"apputils-extension/kernels-settings": {"commsOverSubshells": subshells}}
-    with jupyterlab(chromium, folder, **settings) as lab:
+    with jupyterlab(chromium, folder, {"commsOverSubshells": subshells}) as lab:
         panel = lab.panel(PANELS[0])
         assert lab.press(panel, "shift x", "ArrowRight")["changed"]
         lab.page.locator(".jp-CodeCell").last.click()
