@@ -91,7 +91,7 @@ class Panel:
         self.picture, self.status = widgets.HTML(), widgets.HTML()
         self.buttons = {name: self._button(name, function) for name, function in (buttons or {}).items()}
         for name, values in (presets or {}).items():
-            self.buttons[name] = self._button(name, lambda values=values: self.set(**values))
+            self.buttons[name] = self._button(name, lambda values=values: self._take(values))
         self.play = self._make_play() if tick else None
         for name, control in self.controls.items():
             control.observe(lambda change, name=name: self._on_change(name, change["new"]), names="value")
@@ -108,12 +108,7 @@ class Panel:
 
     def set(self, **values):
         """Set several controls as if the reader had moved them; the picture is drawn once."""
-        with self._lock:
-            for name, value in values.items():
-                self.put(**{name: value})
-                if self.changed:
-                    self.changed(name, self.controls[name].value)
-            self.redraw()
+        self._guarded(lambda: self._take(values))
 
     def put(self, **values):
         """Set controls without calling `changed` and without drawing."""
@@ -150,6 +145,13 @@ class Panel:
         )  # fmt: skip
 
     # ---- events
+
+    def _take(self, values):
+        """Set controls and call `changed` for each, without drawing."""
+        for name, value in values.items():
+            self.put(**{name: value})
+            if self.changed:
+                self.changed(name, self.controls[name].value)
 
     def _on_change(self, name, value):
         if self._quiet:
