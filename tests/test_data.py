@@ -15,6 +15,7 @@ import math
 import os
 import pathlib
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -1025,8 +1026,26 @@ def test_a_shared_cache_can_be_read_by_others(serve, cache):
 # ---------------------------------------------------------------- other processes
 
 WORKER = """
-import contextlib, io, json, os, sys, time
+import contextlib, io, json, os, signal, sys, time
 from aigc_helpers import data
+
+
+def die_at(step):
+    # Kill this process when it begins the step-th of the things that touch the network or the disk.
+    left = [step]
+
+    def hook(event, args):
+        written = event == "open" and str(args[0]).endswith(".part")
+        if written or event in ("urllib.Request", "os.mkdir", "os.rename"):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    import resource
+    sys.addaudithook(hook)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # too large a file is deadly too, half way through its writing
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
 
 at_first = dict(os.environ)
 print("ready", flush=True)
@@ -1035,6 +1054,12 @@ for order in map(json.loads, sys.stdin):
     data.MIRRORS, data.SHA256 = tuple(order["mirrors"]), order["digests"]
     if order.get("stop_before_replace"):
         os.replace = lambda *names: (print("writing", file=sys.__stdout__, flush=True), time.sleep(20))
+    if order.get("die_at"):
+        child = os.fork()
+        if child:
+            print(os.WTERMSIG(os.waitpid(child, 0)[1]), flush=True)
+            continue
+        die_at(order["die_at"])
     if order.get("largest_file"):
         import resource
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -1154,6 +1179,40 @@ def test_killed_and_started_again(serve, tmp_path, load, monkeypatch):
         assert_right(digits)
         assert line == "300 train images from MNIST; downloaded"
         assert load()[1] == "300 train images from MNIST; cache"
+
+
+DEADLY_STEPS = {  # what a killed process leaves behind: None is "no folder", "part" a file not yet in its place
+    "asking for the images": (1, None),
+    "asking for the labels": (2, None),
+    "making the folder": (3, None),
+    "opening the images": (4, []),
+    "moving the images": (5, ["part"]),
+    "opening the labels": (6, ["images"]),
+    "moving the labels": (7, ["images", "part"]),
+    "writing the images": (99, ["part"]),
+}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks a process that uses the network")
+@pytest.mark.parametrize("step", DEADLY_STEPS)
+def test_killed_at_any_step_the_next_run_succeeds(workers, serve, load, cache, step):
+    number, wanted = DEADLY_STEPS[step]
+    (server,) = serve("good")
+    limit = {"largest_file": 10_000} if number == 99 else {}
+    workers[0].tell([server.url], cache, die_at=number, **limit)
+    assert int(workers[0].line()) == (signal.SIGXFSZ if limit else signal.SIGKILL)
+    names = {f"{IMAGES}.gz": "images", f"{LABELS}.gz": "labels"}
+    left = sorted(names.get(path.name, path.suffix[1:]) for path in cache.iterdir()) if cache.exists() else None
+    assert left == wanted
+    if limit:
+        (part,) = cache.iterdir()
+        assert part.read_bytes() == PACKED[f"{IMAGES}.gz"][:10_000]
+    digits, line = load()
+    assert_right(digits)
+    assert line == "300 train images from MNIST; downloaded"  # what lies there is neither used nor in the way
+    digits, line = load()
+    assert_right(digits)
+    assert line == "300 train images from MNIST; cache"
 
 
 def test_a_chinese_path_in_the_c_locale(workers, serve):
