@@ -200,9 +200,9 @@ def _verdict(answer, mark):
 def _reason(answer, returned, error):
     if any(_contains_ellipsis(value) for value in returned) or _has_stub(answer):
         return "not attempted yet"
-    if any(value is None for value in returned):
-        return "not attempted yet (the function returns None)"
     text = " ".join(str(error).split())
+    if "NoneType" in text and any(value is None for value in returned):
+        return "not yet - the function returns None: is its `return` missing?"
     if not isinstance(error, AssertionError):
         text = f"{type(error).__name__}: {text}"
     text = text or "an assertion does not hold"

@@ -60,7 +60,7 @@ def switch(label, value=False):
 
 
 def _look():
-    return {"style": {"description_width": "96px"}, "layout": {"width": "330px"}}
+    return {"style": {"description_width": "102px"}, "layout": {"width": "296px"}}
 
 
 class Panel:
@@ -188,7 +188,7 @@ class Panel:
         mark = "&#9888; " if self.error else ""
         colour = "color:#B00020;background:#fff;" if self.error else ""
         return (f'<div class="aigc-status" role="status" data-seq="{self.seq}" data-state="{state}" '
-                f'data-ms="{self.last_ms:.0f}" style="line-height:1.35;max-width:330px;{colour}">'
+                f'data-ms="{self.last_ms:.0f}" style="line-height:1.35;max-width:296px;{colour}">'
                 f"{mark}{html.escape(text)}</div>")  # fmt: skip
 
     def _button(self, label, function):
@@ -221,12 +221,12 @@ class Panel:
     def _layout(self):
         import ipywidgets as widgets
 
-        wrap = widgets.Layout(flex_flow="row wrap", width="340px")
+        wrap = widgets.Layout(flex_flow="row wrap", width="300px")
         rows = [*self.controls.values(), widgets.HBox(list(self.buttons.values()), layout=wrap)]
         if self.play is not None:
             rows.append(self.play)
         heading = widgets.HTML(f'<b style="font-size:14px">{html.escape(self.title)}</b>')
-        left = widgets.VBox([heading, *rows, self.status], layout=widgets.Layout(width="352px"))
+        left = widgets.VBox([heading, *rows, self.status], layout=widgets.Layout(width="304px"))
         box = widgets.HBox([left, self.picture], layout=widgets.Layout(flex_flow="row wrap", align_items="flex-start"))
         box.add_class("aigc-panel")
         return box

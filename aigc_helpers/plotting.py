@@ -56,6 +56,44 @@ def figure(width=8.0, height=3.0, ncols=1, nrows=1, tight=True, **kwargs):
         return fig, fig.subplots(nrows, ncols, **kwargs)
 
 
+_STAGES: dict = {}
+
+
+def stage(name, width=6.6, height=4.0, margins=None, **kwargs):
+    """The figure of a live panel: made at the first call, wiped and handed out again at every later one.
+
+    To make a figure, its axes and their tick marks costs more than to draw on them; and the cycles of old figures
+    cost pauses of the garbage collector. `margins` is for `subplots_adjust`, the rest as in `figure`.
+    Returns (fig, axes). One name, one panel: the figure that you got before is drawn over.
+    """
+    key = (name, width, height, tuple(sorted((margins or {}).items())), repr(sorted(kwargs.items())))
+    if key not in _STAGES:
+        fig, axes = figure(width, height, tight=False, **kwargs)
+        fig.subplots_adjust(**(margins or {}))
+        _STAGES[key] = fig, axes, tuple(fig.axes)
+    fig, axes, kept = _STAGES[key]
+    for ax in fig.axes:
+        _wipe(ax) if ax in kept else ax.remove()
+    for text in [*fig.texts]:
+        text.remove()
+    if fig.get_suptitle():
+        fig.suptitle("")
+    return fig, axes
+
+
+def _wipe(ax):
+    """Take everything off an axes that was drawn on it; its place, its ticks and its scale stay."""
+    for artist in [*ax.lines, *ax.collections, *ax.images, *ax.patches, *ax.texts, ax.get_legend()]:
+        if artist is not None:
+            artist.remove()
+    ax.containers.clear()
+    ax.relim()
+    ax.autoscale(True)
+    ax.set_prop_cycle(color=CYCLE)
+    ax.set_title("")
+    ax.set_axis_on()
+
+
 def to_png(fig, scale=2.0, colours=None) -> bytes:
     """PNG of a figure at `scale` pixels a CSS pixel; `colours` reduces the palette (smaller files)."""
     from PIL import Image
@@ -164,10 +202,25 @@ def draw_curves(ax, series, title=None, xlabel="step", ylabel=None, smooth_weigh
             values = smooth(values, smooth_weight)
         ax.plot(xs, values, dash, color=colour, label=name)
     if logy:
-        ax.set_yscale("log")
+        positive = np.concatenate([y[y > 0] for y in map(_array, series.values())])
+        wide = len(positive) == 0 or positive.max() > 30 * positive.min()
+        log_axis(ax, (1.0,) if wide else (1.0, 2.0, 5.0))
     if len(series) > 1:
         ax.legend()
     _label(ax, title, xlabel, ylabel)
+
+
+def log_axis(ax, subs=(1.0,)):
+    """A log y axis labelled 0.01, 0.1, 1: easier to read than powers of ten, and drawn without the slow mathtext.
+
+    subs: where the marks of a decade stand; (1, 2, 5) suits values that span little more than one.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=subs))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _label(ax, title, xlabel, ylabel):
@@ -216,7 +269,9 @@ def _number(score):
     if isinstance(value, str | int):
         return str(value)
     text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-    return "0.00" if text == "-0.00" else text
+    if 0 < abs(value) < 0.1:
+        text = f"{value:.3f}"
+    return text.removeprefix("-") if not float(text.replace(",", "")) else text
 
 
 def _draw_table(ax, head, lines, title, last_is_floor):
@@ -285,10 +340,11 @@ def draw_arrows(ax, points, vectors, colour=INK, scale=1.0):
 @style()
 def draw_warp(ax, grid, colour=FAKE):
     """A warped lattice (n, n, 2): where a generator sends a regular grid of noise."""
+    from matplotlib.collections import LineCollection
+
     grid = _array(grid)
-    for lines in (grid, grid.transpose(1, 0, 2)):
-        for line in lines:
-            ax.plot(line[:, 0], line[:, 1], color=colour, linewidth=0.7, alpha=0.8, zorder=2)
+    lines = [*grid, *grid.transpose(1, 0, 2)]  # one collection draws much faster than a line each
+    ax.add_collection(LineCollection(lines, colors=colour, linewidths=0.7, alpha=0.8, zorder=2), autolim=False)
 
 
 @style()

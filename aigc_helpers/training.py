@@ -115,8 +115,11 @@ def _whole(name, value, least, most=math.inf):
 # ---------------------------------------------------------------- the record of a run
 
 
+HOPELESS = 1e15  # a bounded step from here cannot lead back: far above any loss, far below float32's 3e38
+
+
 class TrainingDiverged(RuntimeError):
-    """A loss became NaN or infinite."""
+    """A loss became NaN, infinite, or absurdly large (1e15 and more)."""
 
 
 class History:
@@ -135,7 +138,7 @@ class History:
     def log(self, /, **losses) -> None:
         """Record this step's losses: numbers, or tensors with one element. Call it once a step.
 
-        Raises TrainingDiverged at the first NaN or infinity. Raises ValueError for something that is
+        Raises TrainingDiverged at the first NaN or infinity, or 1e15 on either side of zero. Raises ValueError for something that is
         not one number, and for names other than those of the steps before.
         """
         if not losses:
@@ -145,7 +148,7 @@ class History:
             raise ValueError(f"history.log needs the same losses in every step: {wanted}; got {got}")
         values = {name: _number(name, value) for name, value in losses.items()}
         for name, value in values.items():
-            if not math.isfinite(value):
+            if not abs(value) < HOPELESS:  # NaN fails this too
                 raise TrainingDiverged(_divergence(name, value, self.step + 1))
         for name, value in values.items():
             self._losses.setdefault(name, []).append(value)
@@ -430,8 +433,9 @@ class _NotebookView:
     def close(self):
         from IPython.display import update_display
 
-        bundle, metadata = {"text/plain": self.text}, {}
+        bundle, metadata = {"text/plain": ""}, {}  # a bar without a curve has nothing left to say
         if self.progress.history is not None:
+            bundle["text/plain"] = self.text
             bundle["image/png"] = _curve_png(self.progress.history, self.progress.step, scale=2)
             metadata["image/png"] = {"width": WIDTH, "height": HEIGHT, "alt": self.text}
         update_display(bundle, raw=True, metadata=metadata, display_id=self.display_id)

@@ -327,7 +327,7 @@ def test_a_forgotten_return_is_hinted_at(capsys):
         x * 2
 
     exercise("E1", forgot, mark_double)
-    assert line_of(capsys) == "E1: not attempted yet (the function returns None)\n"
+    assert line_of(capsys) == "E1: not yet - the function returns None: is its `return` missing?\n"
 
 
 def test_a_right_value_and_a_right_function(capsys):

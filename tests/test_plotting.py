@@ -49,7 +49,7 @@ FIGURES = {
     "draw_warp": lambda: drawn(plotting.draw_warp, plotting.plane(4).reshape(4, 4, 2)),
     "draw_gauge": lambda: drawn(plotting.draw_gauge, 0.3, 1.0, "KL"),
 }
-NO_FIGURE = {"style", "to_png", "show", "tile", "smooth", "square", "plane"}  # tested one by one below
+NO_FIGURE = {"style", "to_png", "show", "tile", "smooth", "square", "plane", "stage", "log_axis"}  # tested one by one below
 each_figure = pytest.mark.parametrize("name", FIGURES)
 
 
@@ -225,7 +225,7 @@ def test_score_table_texts():
     found = texts(plotting.score_table(TABLE, "Scores", {"FID": "low", "recall": "high"}))
     assert found == [
         "FID ↓", "recall ↑", "modes", "note", "plain",
-        "a", "12.3", "0.50", "7", "kept", "0.00",
+        "a", "12.3", "0.50", "7", "kept", "-0.001",
         "b", "1,234", "0.00", "0", "100.0",
         "real data (floor)", "1.00", "0.75", "Scores",
     ]  # fmt: skip
@@ -238,7 +238,7 @@ def test_score_table_without_a_floor_and_with_another_name_for_it():
 
 @pytest.mark.parametrize(
     ("value", "wanted"),
-    [(0.004, "0.00"), (-0.004, "0.00"), (-0.0, "0.00"), (-0.3, "-0.30"), (9.99, "9.99"), (-12.34, "-12.3"),
+    [(0.004, "0.004"), (-0.0004, "0.000"), (-0.0, "0.00"), (0.0996, "0.100"), (-0.3, "-0.30"), (9.99, "9.99"), (-12.34, "-12.3"),
      (1e4, "10,000"), (3, "3"), ("12", "12"), (Score(0.125, 9.0), "0.12"), (Score(4, 8), "4"), (float("nan"), "nan")],
 )  # fmt: skip
 def test_numbers_in_a_table(value, wanted):
@@ -273,8 +273,9 @@ def test_arrows_warp_gauge_and_square():
     plotting.draw_arrows(ax, POINTS, POINTS, scale=3.0)
     np.testing.assert_allclose(ax.collections[0].U, 3 * POINTS[:, 0].detach())
     plotting.draw_warp(ax, plotting.plane(4).reshape(4, 4, 2))
-    assert len(ax.lines) == 8 and ax.lines[0].get_ydata().tolist() == pytest.approx([-2.4] * 4)
-    assert ax.lines[4].get_xdata().tolist() == pytest.approx([-2.4] * 4)
+    lines = np.array(ax.collections[1].get_segments())
+    assert lines.shape == (8, 4, 2) and lines[0, :, 1].tolist() == pytest.approx([-2.4] * 4)
+    assert lines[4, :, 0].tolist() == pytest.approx([-2.4] * 4)
     fig, ax = plotting.figure(2, 2)
     plotting.draw_gauge(ax, 5.0, 2.0, "KL")
     assert [bar.get_width() for bar in ax.patches] == [2.0, 2.0] and ax.get_title() == "KL 5.00"
@@ -346,3 +347,46 @@ def test_what_a_lesson_imports_is_cheap():
         if float(seconds) <= 0.6:
             return
     pytest.fail(f"{seconds} s")
+
+
+# ---------------------------------------------------------------- the stage of a live panel
+
+
+def test_a_stage_is_handed_out_again_and_looks_like_new():
+    margins = {"left": 0.1, "wspace": 0.4}
+
+    def draw(fig, axes):
+        plotting.draw_curves(axes[0], {"a": [1.0, 10.0, 100.0], "b": [1.0, 2.0, 3.0]}, "t", logy=True)
+        plotting.draw_field(axes[1], torch.eye(5))
+        plotting.draw_points(axes[1], POINTS, -POINTS)
+        return np.asarray(Image.open(io.BytesIO(plotting.to_png(fig))))
+
+    first = plotting.stage("test", 4, 2, margins, ncols=2)
+    draw(*first)
+    fig, (left, right) = plotting.stage("test", 4, 2, margins, ncols=2)
+    assert fig is first[0]
+    plotting.draw_curves(left, {"other": [3.0, 0.1, 5.0, 7.0]}, "other", "other", "other", logy=True)
+    left.bar([1, 2], [1e3, 1e5])
+    plotting.draw_field(right, torch.rand(5, 5), limit=7.0)
+    right.set_title("other")
+    right.set_axis_off()
+    plotting.draw_gauge(fig.add_axes([0.4, 0.4, 0.2, 0.2]), 1.0, 2.0, "KL")
+    fig.suptitle("a heading")
+    fig.text(0.5, 0.5, "a word")
+    messy = np.asarray(Image.open(io.BytesIO(plotting.to_png(fig))))
+
+    fresh = plotting.figure(4, 2, ncols=2, tight=False)
+    fresh[0].subplots_adjust(**margins)
+    wanted = draw(*fresh)
+    assert not np.array_equal(messy, wanted)
+    np.testing.assert_array_equal(draw(*plotting.stage("test", 4, 2, margins, ncols=2)), wanted)
+    assert plotting.stage("another", 4, 2, margins, ncols=2)[0] is not first[0]
+
+
+@pytest.mark.parametrize(("values", "marks"), [([0.001, 0.5, 2.0], ["0.001", "0.01", "0.1", "1"]), ([1.0, 6.0], ["1", "2", "5"])])
+def test_a_log_axis_is_labelled_in_plain_numbers(values, marks):
+    fig = plotting.curves({"a": values}, logy=True)
+    plotting.to_png(fig)
+    low, high = fig.axes[0].get_ylim()
+    ticks = zip(fig.axes[0].get_yticks(), fig.axes[0].get_yticklabels(), strict=True)
+    assert [label.get_text() for y, label in ticks if low <= y <= high] == marks

@@ -110,7 +110,7 @@ class Duel:
         return self.G(torch.randn(n, self.G.noise_dim, generator=self.random))
 
     def d_move(self, batch=128):
-        """One step of the discriminator on fresh samples."""
+        """One step of the discriminator on fresh samples; a mild penalty of 1 suffices in the plane."""
         real = self.real[torch.randint(len(self.real), (batch,), generator=self.random)]
         d_loss = discriminator_objective(self.D, real, self.sample(batch), self.loss, 1.0, self.r1, self.random)
         self.d_opt.zero_grad(); d_loss.backward(); self.d_opt.step()
@@ -186,6 +186,6 @@ class ConvDiscriminator(nn.Module):
 
 
 def init_weights(module):
-    """Small random convolutions, as in DCGAN (Radford 2015, arXiv 1511.06434)."""
+    """Small random convolutions, after DCGAN (Radford 2015, arXiv 1511.06434), which uses 0.02 for wider layers."""
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.05)

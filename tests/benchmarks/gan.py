@@ -127,9 +127,11 @@ def panels():
         panel = space[name]
         for key, control in panel.controls.items():
             times = []
+            before = control.value
             for value in _values(control):
                 control.value = value
                 times.append(panel.last_ms)
+            control.value = before
             print(f"{name}.{key}: median {statistics.median(times):.0f} ms, 95th percentile {np.percentile(times, 95):.0f} ms")
     panel = space["arena_panel"]
     panel.set(data="ring", loss="non-saturating", d_steps=1, noise_dim=2)
@@ -142,7 +144,7 @@ def panels():
 
 def _values(control):
     if hasattr(control, "options"):
-        return [o[1] if isinstance(o, tuple) else o for o in control.options] * 3
+        return [o[1] if isinstance(o, tuple) else o for o in control.options] * 10
     values = np.linspace(control.min, control.max, 20)
     if type(control).__name__ == "FloatLogSlider":
         return [10**v for v in values]
@@ -173,7 +175,7 @@ def listing_images(digits, n, seconds=SECONDS):
         if time.perf_counter() - start > seconds:
             break
     with torch.no_grad():
-        return G(torch.randn(n, 64)), step
+        return 2 * G(torch.randn(n, 64)).clamp(0, 1) - 1, step  # it was shown pixels from 0 to 1
 
 
 def conv_images(digits, n, seconds=SECONDS):
@@ -211,7 +213,8 @@ def conv_images(digits, n, seconds=SECONDS):
 def digits():
     """FID and class entropy after 90 seconds of training, the listing beside the convolutional GAN."""
     train, test = load_digits("train"), load_digits("test")
-    judge = DigitJudge(test.images, train.subset(5000).images, n=5000)
+    real = test.subset(len(test)).images  # shuffled: one half judges, the other sets the floor
+    judge = DigitJudge(real[: len(real) // 2], real[len(real) // 2 :], n=5000)
     results = {}
     for name, make in (("listing", listing_images), ("convolutional GAN", conv_images)):
         images, step = make(train, judge.n)
