@@ -138,8 +138,8 @@ class History:
     def log(self, /, **losses) -> None:
         """Record this step's losses: numbers, or tensors with one element. Call it once a step.
 
-        Raises TrainingDiverged at the first NaN or infinity, or 1e15 on either side of zero. Raises ValueError for something that is
-        not one number, and for names other than those of the steps before.
+        Raises TrainingDiverged at the first NaN or infinity, or 1e15 on either side of zero. Raises ValueError for
+        something that is not one number, and for names other than those of the steps before.
         """
         if not losses:
             raise ValueError("history.log needs a loss, as in history.log(loss=loss)")
@@ -410,7 +410,7 @@ class _NotebookView:
         from IPython.display import display
 
         self.progress = progress
-        self.text = "training curve" if progress.history is not None else "training progress"
+        self.text = "training curve" if progress.history is not None else ""  # a bar leaves nothing behind
         self.widget = ipywidgets.HTML()
         view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
         bundle = {"application/vnd.jupyter.widget-view+json": view, "text/plain": self.text}
@@ -433,9 +433,8 @@ class _NotebookView:
     def close(self):
         from IPython.display import update_display
 
-        bundle, metadata = {"text/plain": ""}, {}  # a bar without a curve has nothing left to say
+        bundle, metadata = {"text/plain": self.text}, {}
         if self.progress.history is not None:
-            bundle["text/plain"] = self.text
             bundle["image/png"] = _curve_png(self.progress.history, self.progress.step, scale=2)
             metadata["image/png"] = {"width": WIDTH, "height": HEIGHT, "alt": self.text}
         update_display(bundle, raw=True, metadata=metadata, display_id=self.display_id)

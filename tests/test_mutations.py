@@ -66,7 +66,9 @@ FAULTS = [
     page("D* = q/(p+q)", "D_star = p / (p + q) ", "D_star = q / (p + q) "),
     page("JSD without the factor 2", "-math.log(4) + 2 * jsd", "-math.log(4) + jsd"),
     page("JSD without the half", "jsd = (kl(p, m) + kl(q, m)) / 2", "jsd = kl(p, m) + kl(q, m)"),
-    page("-log 2 for -log 4", "value(p / (p + q)), -math.log(4)", "value(p / (p + q)), -math.log(2)"),
+    page("-log 2 for -log 4", "value(D_perfect, q=p), -math.log(4)", "value(D_perfect, q=p), -math.log(2)"),
+    page("eq. (5b): plus for minus", "kl(q_theta, p) - (kl(p, mid)", "kl(q_theta, p) + (kl(p, mid)"),
+    page("Wasserstein distance without the absolute value", "torch.trapezoid(gap.abs(), x)", "torch.trapezoid(gap, x)"),
     page("V with the wrong sign of log(1 - D)", "D.clamp_min(1e-300).log() + q *", "D.clamp_min(1e-300).log() - q *"),
     page("eq. (4): sign", "grad(-F.softplus(logits).sum(), logits)", "grad(F.softplus(logits).sum(), logits)"),
     page("eq. (5): softplus sign", "grad(F.softplus(-logits).sum(), logits)",
@@ -110,9 +112,9 @@ FAULTS = [
     page("rewind off by one", "self.tape = self.tape[: moment + 1]", "self.tape = self.tape[: moment + 2]",
          PANELS + "::test_arena_steps_runs_and_rewinds_to_the_same_numbers"),
     page("the listing's labels swapped",
-         "criterion(real_scores, torch.ones_like(real_scores)) + criterion(fake_scores, "
+         "criterion(real_scores, torch.ones_like(real_scores))\n                  + criterion(fake_scores, "
          "torch.zeros_like(fake_scores))",
-         "criterion(real_scores, torch.zeros_like(real_scores)) + criterion(fake_scores, "
+         "criterion(real_scores, torch.zeros_like(real_scores))\n                  + criterion(fake_scores, "
          "torch.ones_like(fake_scores))", FAULTS_PY + "::test_digit_loops_train_the_right_way"),
     page("digit GAN: G trained to be found out", "g_loss = generator_loss(D(fake), LOSS)",
          "g_loss = -generator_loss(D(fake), LOSS)", FAULTS_PY + "::test_digit_loops_train_the_right_way"),
@@ -123,7 +125,7 @@ FAULTS = [
          FAULTS_PY + "::test_marks_refuse_the_published_bugs"),
     page("mark 2 forgets the hopeless fake", '    check("a hopeless fake still',
          '    0 and check("a hopeless fake still', FAULTS_PY + "::test_marks_refuse_the_published_bugs"),
-    page("mark 3 lets negative labels pass", "bool((fake >= 0).all() and", "bool(",
+    page("mark 3 lets negative labels pass", "fake, torch.zeros(1000))", "fake.clamp_min(0), torch.zeros(1000))",
          FAULTS_PY + "::test_marks_refuse_the_published_bugs"),
     page("mark 4 at the wrong end", "push.argmin().item()", "push.argmax().item()", "exercises"),
     page("mark 5 asks only that something moves",
@@ -131,7 +133,8 @@ FAULTS = [
          '    check("the generator after three rounds", got[0], want[0], rtol=1e-4, atol=1e-6)\n', "",
          FAULTS_PY + "::test_mark_5_refuses_the_listing_of_the_exercise"),
     page("mark 5: its own answer lets gradients pile up",
-         "            opt.zero_grad()\n            loss().backward()", "            loss().backward()", "exercises"),
+         "opt.zero_grad(); loss.backward(); opt.step()\n\n        move", "loss.backward(); opt.step()\n\n        move",
+         "exercises"),
     # ---- the helpers
     helper("checks", "check() passes where it should fail", "if not (excess > 0).any():",
            "if not (excess <= 0).any():"),

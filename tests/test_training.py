@@ -666,7 +666,7 @@ def test_live_display_without_a_history(notebook):
     assert len(list(steps(torch.ones(8), 3, 2))) == 3
     [((live,), _)] = notebook.displays
     [((final,), _)] = notebook.updates
-    assert live["text/plain"] == "training progress" and final == {"text/plain": ""}
+    assert live["text/plain"] == "" and final == {"text/plain": ""}
     assert "<img" not in notebook.values[-1] and "3/3" in notebook.values[-1]
 
 
