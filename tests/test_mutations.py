@@ -2,10 +2,11 @@
 
 `python -m pytest tests/test_mutations.py -s` also prints the table: fault | where | caught by.
 
-A fault is a textual change of a helper or of one of the notebook's code cells. For a notebook the exported module is
+A fault is a textual change of a helper or of one of a notebook's code cells. For a notebook the exported module is
 made anew from the changed cell, so that a mere comparison of bytes cannot be what catches it. The copy is then tested
-by one catcher: a test of the suite, or "page" (the notebook's own checks in sections 1 to 5), or "exercises" (its
-solutions and their marks). A server process imports PyTorch once and forks for each copy; a copy imports its own files.
+by one catcher: a test of the suite, or "page" (the notebook's own checks, but for what trains many steps), or
+"exercises" (its solutions and their marks). A server process imports PyTorch once and forks for each copy; a copy
+imports its own files.
 """
 
 import ast
@@ -28,7 +29,7 @@ import nbformat
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-NOTEBOOK = "notebooks/01_gan.ipynb"
+NOTEBOOK, VAE = "notebooks/01_gan.ipynb", "notebooks/02_vae.ipynb"
 COPIED = ("aigc_helpers", "tests", "notebooks", "pyproject.toml", "conftest.py")
 TIME_LIMIT, WORKERS = 120, 2
 PRELOADED = ("torch", "matplotlib.figure", "matplotlib.backends.backend_agg", "ipywidgets", "IPython.display",
@@ -53,6 +54,11 @@ def page(name, old, new, catcher="page"):
     return Fault(name, NOTEBOOK, old, new, catcher)
 
 
+def vae(name, old, new, catcher="vae page"):
+    """A fault in 02_vae."""
+    return Fault(name, VAE, old, new, catcher)
+
+
 def helper(module, name, old, new, test=None):
     """A fault in a helper, to be caught by its own tests: any, or `test` where they take long."""
     catcher = f"tests/test_{module}.py" + (f"::{test}" if test else "")
@@ -68,7 +74,7 @@ FAULTS = [
     page("JSD without the half", "jsd = (kl(p, m) + kl(q, m)) / 2", "jsd = kl(p, m) + kl(q, m)"),
     page("-log 2 for -log 4", "value(D_perfect, q=p), -math.log(4)", "value(D_perfect, q=p), -math.log(2)"),
     page("eq. (5b): plus for minus", "kl(q_theta, p) - (kl(p, mid)", "kl(q_theta, p) + (kl(p, mid)"),
-    page("Wasserstein distance without the absolute value", "torch.trapezoid(gap.abs(), x)", "torch.trapezoid(gap, x)"),
+    page("Wasserstein distance: the grid's step forgotten", "cumsum(0) * (x[1] - x[0])", "cumsum(0)"),
     page("V with the wrong sign of log(1 - D)", "D.clamp_min(1e-300).log() + q *", "D.clamp_min(1e-300).log() - q *"),
     page("eq. (4): sign", "grad(-F.softplus(logits).sum(), logits)", "grad(F.softplus(logits).sum(), logits)"),
     page("eq. (5): softplus sign", "grad(F.softplus(-logits).sum(), logits)",
@@ -135,6 +141,41 @@ FAULTS = [
     page("mark 5: its own answer lets gradients pile up",
          "opt.zero_grad(); loss.backward(); opt.step()\n\n        move", "loss.backward(); opt.step()\n\n        move",
          "exercises"),
+    # ---- the second notebook
+    vae("KL: sign of the log-variance", "logvar.exp() - 1 - logvar)", "logvar.exp() - 1 + logvar)"),
+    vae("KL without the half", "return 0.5 * (mu.square()", "return (mu.square()"),
+    vae("KL: log-variance taken for the variance", "mu.square() + logvar.exp()", "mu.square() + logvar"),
+    vae("log-variance taken for the log of the width", "return mu + (0.5 * logvar).exp() * eps",
+        "return mu + logvar.exp() * eps"),
+    vae("no reparameterisation", "return mu + (0.5 * logvar).exp() * eps",
+        "return (mu + (0.5 * logvar).exp() * eps).detach()"),
+    vae("likelihood averaged over pixels", "- F.softplus(logits)).sum(dim=-1)", "- F.softplus(logits)).mean(dim=-1)"),
+    vae("likelihood with the wrong sign", "return (x * logits - F.softplus(logits))",
+        "return (F.softplus(logits) - x * logits)"),
+    vae("evidence identity: KL added, not subtracted", "(log_joint - log_prior), z) - kl_on_grid",
+        "(log_joint - log_prior), z) + kl_on_grid"),
+    vae("exact posterior without the noise variance", "m = v * (w @ (x - b)) / s**2", "m = v * (w @ (x - b))"),
+    vae("score function divided by the width only", "(z_drawn + 1.0) / sigma**2", "(z_drawn + 1.0) / sigma"),
+    vae("normaliser upside down", "formula = (2 * lam - 1) / (lam.log() - (1 - lam).log())",
+        "formula = (lam.log() - (1 - lam).log()) / (2 * lam - 1)"),
+    vae("the hidden beta upside down", "784 / 32 * gaussian_kl", "32 / 784 * gaussian_kl"),
+    vae("bound: log of the sum, not of the mean", "torch.logsumexp(log_p - log_q, dim=0) - math.log(k)",
+        "torch.logsumexp(log_p - log_q, dim=0)"),
+    vae("bound: mean outside the logarithm", "torch.logsumexp(log_p - log_q, dim=0) - math.log(k)",
+        "(log_p - log_q).mean(dim=0)"),
+    vae("bound: the prior forgotten", "bernoulli_log_likelihood(model.decode(z), x) - 0.5 * z.square().sum(dim=-1)",
+        "bernoulli_log_likelihood(model.decode(z), x)"),
+    vae("pixels binarised the wrong way round", "< share).float()", "> share).float()"),
+    vae("a residual block that forgets its input", "return h + F.silu(", "return F.silu("),
+    vae("the decoder never sees the encoder's z", "z = reparameterise(mu, logvar, generator) if sample else mu",
+        "z = torch.randn_like(mu)"),
+    vae("straight-through: the gradient is cut", "return z + (codebook[index] - z).detach(), index",
+        "return codebook[index].detach() + 0 * z, index"),
+    vae("the farthest code word", "codebook).argmin(dim=1)", "codebook).argmax(dim=1)"),
+    vae("mark 2 accepts the variance for the width", 'check("the variance is exp(logvar)", z.var(), 4.0, rtol=0.02)',
+        'check("the variance is exp(logvar)", z.var(), 16.0, rtol=0.02)', "vae exercises"),
+    vae("mark 3 wants the wrong sign", "gaussian_kl(mu, logvar).sum(dim=1))\n    check_above", "-gaussian_kl(mu, logvar).sum(dim=1))\n    check_above",
+        "vae exercises"),
     # ---- the helpers
     helper("checks", "check() passes where it should fail", "if not (excess > 0).any():",
            "if not (excess <= 0).any():"),
@@ -260,14 +301,17 @@ def tags(cell):
     return cell.metadata.get("tags", [])
 
 
+LAST_SECTION = {"gan": 5, "vae": 9}  # of those whose cells may be cheap
+
+
 def is_cheap(nb, index, space):
-    """Whether a code cell is run: it is part of the set-up, or of sections 1 to 5 but for what trains many steps."""
+    """Whether a code cell is run: it is part of the set-up, or of the sections with theory, but for what trains many steps."""
     cell = nb.cells[index]
     if {"setup", "export"} & set(tags(cell)):
         return True
     text = "\n".join(c.source for c in nb.cells[:index] if c.cell_type == "markdown")
     headings = re.findall(r"(?m)^## (\d+)", text)
-    if tags(cell) or "_STEPS" in cell.source or not headings or int(headings[-1]) > 5:
+    if tags(cell) or "_STEPS" in cell.source or not headings or int(headings[-1]) > LAST_SECTION[nb.metadata.aigc.module]:
         return False
     return all(name in space or hasattr(builtins, name) for name in names_needed(cell.source))
 
@@ -366,14 +410,16 @@ def examine(folder, catcher, export):
     if catcher not in OWN_CATCHERS:
         return int(pytest.main(["-x", "-q", "-rfE", "-p", "no:cacheprovider", "-o", "addopts=", catcher]))
     try:
-        print("counted:", OWN_CATCHERS[catcher](folder / NOTEBOOK))
+        run, notebook = OWN_CATCHERS[catcher]
+        print("counted:", run(folder / notebook))
     except Exception as problem:
         print(f"CAUGHT {type(problem).__name__}: {problem}")
         return 1
     return 0
 
 
-OWN_CATCHERS = {"page": run_page, "exercises": run_exercises}
+OWN_CATCHERS = {"page": (run_page, NOTEBOOK), "exercises": (run_exercises, NOTEBOOK),
+                "vae page": (run_page, VAE), "vae exercises": (run_exercises, VAE)}  # fmt: skip
 
 
 # ---------------------------------------------------------------- the tests
@@ -396,7 +442,7 @@ def results(request, tmp_path_factory):
             continue
         try:
             put_fault(what, folder)
-            jobs.append((what.name, str(folder), what.catcher, what.where == NOTEBOOK))
+            jobs.append((what.name, str(folder), what.catcher, what.where.startswith("notebooks/")))
         except AssertionError as problem:
             found[what.name] = {"rc": None, "log": str(problem), "seconds": 0.0}
     began = time.monotonic()
@@ -431,7 +477,7 @@ def caught_by(result):
 
 
 CATCHERS = sorted({fault.catcher for fault in FAULTS})
-LEAST = {"page": 30, "exercises": 3}  # checks and exercises that must have been run for green to mean anything
+LEAST = {"page": 30, "exercises": 3, "vae page": 25, "vae exercises": 3}  # checks and exercises that must have been run for green to mean anything
 
 
 @pytest.mark.parametrize("catcher", CATCHERS, ids=[catcher.split("::")[-1] for catcher in CATCHERS])
@@ -453,7 +499,7 @@ def test_there_are_enough_faults():
     names = [fault.name for fault in FAULTS]
     assert len(names) == len(set(names)) >= 18
     helpers = {f"aigc_helpers/{name}.py" for name in ("checks", "data", "metrics", "panels", "plotting", "training")}
-    assert {fault.where for fault in FAULTS} >= {NOTEBOOK, *helpers}
+    assert {fault.where for fault in FAULTS} >= {NOTEBOOK, VAE, *helpers}
 
 
 if __name__ == "__main__":

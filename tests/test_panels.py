@@ -290,14 +290,95 @@ def test_clinic_runs_to_its_end_and_stops(gan):
     assert "round" in panel.status.value
 
 
-def test_sliders_are_fast_enough(gan):
-    """A generous bound, for a busy machine: the benchmark measures the 95th percentile against 150 ms."""
-    for name, key, values in (("be_the_generator", "shift_x", np.linspace(-1, 1, 5)), ("walk_panel", "t", np.linspace(0, 1, 5))):
+def test_sliders_are_fast_enough(gan, vae):
+    """A generous bound, for a busy machine: the benchmarks measure the 95th percentile against 150 ms."""
+    for space, name, key in ((gan, "be_the_generator", "shift_x"), (gan, "walk_panel", "t"), (vae, "map_panel", "z1")):
         times = []
-        for value in values:
-            gan[name].controls[key].value = float(value)
-            times.append(gan[name].last_ms)
+        for value in np.linspace(-0.9, 0.9, 5) if key != "t" else np.linspace(0, 1, 5):
+            space[name].controls[key].value = float(value)
+            times.append(space[name].last_ms)
         assert min(times) < 400, f"{name}.{key}: {times}"
+
+
+# ---- 02_vae
+
+
+def vae_namespace():
+    """The set-up, exported and panel cells of 02_vae, with models that are hardly trained."""
+    from notebook_cells import run_cells
+
+    from aigc_helpers.data import load_embedded_digits
+
+    def hand_in(space):
+        if "train_small" not in space or "two_d" in space:
+            return
+        digits, test = load_embedded_digits()
+        torch.manual_seed(0)
+        space |= {"digits": digits, "test_digits": test, "x_test": space["binarise"](test.images, space["seeded"]())}
+        space["vae"] = space["VAE"](space["Z_DIM"]).eval()
+        space["two_d"] = {beta: space["train_small"](digits.images, 20, beta)[0] for beta in space["BETAS"]}
+        space["curve"] = {beta: (20.0 / beta, 100.0 + beta) for beta in space["BETAS"]}
+        space["autoencoder"] = space["train_small"](digits.images, 20, 0.0, 8, sample=False)[0]
+        space["vae_8"] = space["train_small"](digits.images, 20, 1.0, 8)[0]
+        with torch.no_grad():
+            codes = [space[name].encode(space["x_test"])[0] for name in ("autoencoder", "vae_8")]
+        space["ae_codes"], space["vae_codes"] = codes
+
+    return run_cells("02_vae.ipynb", ("setup", "export", "panel"), hand_in)
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return vae_namespace()
+
+
+VAE_PANELS = ("reparameterise_panel", "morph_panel", "map_panel", "dial_panel", "holes_panel")
+
+
+@pytest.mark.parametrize("name", VAE_PANELS)
+def test_every_control_of_every_vae_panel_draws_without_error(vae, name):
+    panel = vae[name]
+    for key, control in panel.controls.items():
+        seq, before = panel.seq, picture(panel)
+        control.value = (not control.value) if isinstance(control.value, bool) else other_value(control)
+        assert panel.error is None, f"{name}.{key}: {panel.error}"
+        assert panel.seq == seq + 1, f"{name}.{key} did not draw once"
+        if (name, key) != ("dial_panel", "data"):
+            assert not np.array_equal(before, picture(panel)), f"{name}.{key}: the same picture"
+    for name in set(panel.buttons) - {"Run", "Pause"}:
+        panel.buttons[name].click()
+        assert panel.error is None
+
+
+def test_without_the_trick_no_slope_is_found_and_with_it_the_known_one(vae):
+    panel = vae["reparameterise_panel"]
+    panel.set(mu=2.0, sigma=1.0, n=1000, trick=False)
+    assert "No gradient" in panel.status.value
+    panel.set(trick=True)
+    found = [float(x) for x in re.search(r"Found (\S+) and (\S+); known", panel.status.value).groups()]
+    assert found == pytest.approx([2.0, 2.0], abs=0.25) and "known 2.00 and 2.00" in panel.status.value
+
+
+def test_the_toy_of_the_dial_trains_in_chunks_and_starts_anew_with_beta(vae):
+    panel = vae["dial_panel"]
+    panel.set(data="toy", power=-0.5)
+    for _ in range(3):
+        panel.play.value += 1
+    assert vae["toy"].step == 45 and "step 45" in panel.status.value and vae["toy"].beta == pytest.approx(10**-0.5)
+    panel.set(power=1.0)
+    assert vae["toy"].step == 0 and vae["toy"].beta == pytest.approx(10.0)
+
+
+def test_both_ends_of_a_morph_are_the_reconstructions(vae):
+    z, _ = vae["vae"].encode(vae["x_test"][:3])
+    want = torch.sigmoid(vae["vae"].decode(z[0])).detach()
+    seen = []
+    vae["plotting"], kept = types.SimpleNamespace(stage=plotting.stage, draw_images=lambda ax, images, *_: seen.append(images)), plotting
+    try:
+        vae["draw_morph"](0, 2, 0.0)
+    finally:
+        vae["plotting"] = kept
+    torch.testing.assert_close((seen[2][0].detach() + 1) / 2, want)
 
 
 # ---------------------------------------------------------------- the same under Colab's ipywidgets
