@@ -159,16 +159,17 @@ FAULTS = [
     vae("normaliser upside down", "formula = (2 * lam - 1) / (lam.log() - (1 - lam).log())",
         "formula = (lam.log() - (1 - lam).log()) / (2 * lam - 1)"),
     vae("the hidden beta upside down", "784 / 32 * gaussian_kl", "32 / 784 * gaussian_kl"),
-    vae("bound: log of the sum, not of the mean", "torch.logsumexp(log_p - log_q, dim=0) - math.log(k)",
-        "torch.logsumexp(log_p - log_q, dim=0)"),
+    vae("bound: log of the sum, not of the mean", "dim=0) - math.log(k)", "dim=0) - math.log(1)"),
     vae("bound: mean outside the logarithm", "torch.logsumexp(log_p - log_q, dim=0) - math.log(k)",
-        "(log_p - log_q).mean(dim=0)"),
+        "(log_p - log_q).mean(dim=0) - math.log(1)"),
     vae("bound: the prior forgotten", "bernoulli_log_likelihood(model.decode(z), x) - 0.5 * z.square().sum(dim=-1)",
         "bernoulli_log_likelihood(model.decode(z), x)"),
     vae("pixels binarised the wrong way round", "< share).float()", "> share).float()"),
     vae("a residual block that forgets its input", "return h + F.silu(", "return F.silu("),
     vae("the decoder never sees the encoder's z", "z = reparameterise(mu, logvar, generator) if sample else mu",
-        "z = torch.randn_like(mu)"),
+        "z = torch.randn_like(mu)", "tests/test_vae.py"),
+    vae("warm-up the wrong way round", "beta * min(1.0, step / warmup)", "beta * max(0.0, 1 - step / warmup)",
+        "tests/test_vae.py"),
     vae("straight-through: the gradient is cut", "return z + (codebook[index] - z).detach(), index",
         "return codebook[index].detach() + 0 * z, index"),
     vae("the farthest code word", "codebook).argmin(dim=1)", "codebook).argmax(dim=1)"),
@@ -317,8 +318,11 @@ def is_cheap(nb, index, space):
 
 
 def names_needed(source):
-    """The names that a cell reads and does not make itself."""
+    """The names that a cell reads and does not make itself, or makes from what they were (`net = net.eval()`)."""
     read, made = set(), set()
+    first = ast.parse(source).body[:1]
+    renewed = {target.id for line in first if isinstance(line, ast.Assign) for target in line.targets
+               if isinstance(target, ast.Name) and f"{target.id}." in ast.unparse(line.value)}  # fmt: skip
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Name):
             (read if isinstance(node.ctx, ast.Load) else made).add(node.id)
@@ -328,7 +332,7 @@ def names_needed(source):
             made.add(node.arg)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             made |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
-    return read - made
+    return read - made | renewed
 
 
 def run_cell(source, space, name):
