@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 import threading
 import time
 
@@ -94,7 +95,7 @@ class Panel:
             self.buttons[name] = self._button(name, lambda values=values: self._take(values))
         self.play = self._make_play() if tick else None
         for name, control in self.controls.items():
-            control.observe(lambda change, name=name: self._on_change(name, change["new"]), names="value")
+            control.observe(lambda change, name=name: self._on_change(name, change), names="value")
         self.box = self._layout()
         self._storyboard = self._draw_storyboard()
         self.redraw()
@@ -153,9 +154,10 @@ class Panel:
             if self.changed:
                 self.changed(name, self.controls[name].value)
 
-    def _on_change(self, name, value):
-        if self._quiet:
-            return
+    def _on_change(self, name, change):
+        value, before = change["new"], change["old"]
+        if self._quiet or (isinstance(value, float) and math.isclose(value, before, abs_tol=1e-9)):
+            return  # a slider in the page answers 3.4 with 3.4000000000000004: no event of the reader
         self._guarded((lambda: self.changed(name, value)) if self.changed else (lambda: None))
 
     def _guarded(self, work):

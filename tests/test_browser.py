@@ -27,8 +27,8 @@ PANELS = {"01_gan.ipynb": ["Be the generator", "Arena", "Latent walk", "Fool the
           "02_vae.ipynb": ["Reparameterise", "Morph", "Latent map", "The beta dial",
                            "Holes: autoencoder beside VAE"]}  # fmt: skip
 GAN = "01_gan.ipynb"
-# These act on training to come, or on a past that a new game does not have: the picture may stay as it is.
-NOTHING_TO_SEE = {"G learning rate", "D learning rate", "D steps per G", "rewind"}
+# These act on training to come, or on a past that a new game does not have, or the panel is there already.
+NOTHING_TO_SEE = {"G learning rate", "D learning rate", "D steps per G", "rewind", "Centre"}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--no-proxy-server"]  # fmt: skip
 PRIVATE = "JUPYTER_CONFIG_DIR JUPYTERLAB_SETTINGS_DIR JUPYTERLAB_WORKSPACES_DIR JUPYTER_RUNTIME_DIR IPYTHONDIR".split()

@@ -92,6 +92,14 @@ def test_presets_set_several_controls_with_one_draw_and_call_changed_for_each():
     assert panel.seq == seq + 1, "one event, one drawing"
 
 
+def test_a_rounding_error_of_the_page_is_no_event():
+    panel = make()
+    panel.controls["x"].value = 0.3
+    seq = panel.seq
+    panel.controls["x"].value = 0.30000000000000004
+    assert panel.seq == seq
+
+
 def test_put_is_silent():
     panel = make(changed=lambda *_: pytest.fail("put must not call changed"))
     seq = panel.seq

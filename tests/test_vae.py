@@ -26,8 +26,8 @@ def test_a_picture_is_decoded_from_its_own_code():
 
 def test_train_small_is_repeatable_and_its_cures_differ_from_the_illness():
     images = (255 * X).reshape(6, 1, 28, 28).to(torch.uint8)
-    sick, again, warm, free = (
-        vae.train_small(images, 12, 4.0, **kw)[1] for kw in ({}, {}, {"warmup": 10}, {"free_bits": 0.5})
-    )
+    settings = ({}, {}, {"warmup": 10}, {"free_bits": 0.5}, {"warmup": 10**9})
+    sick, again, warm, free, never = (vae.train_small(images, 12, 4.0, **kw)[1] for kw in settings)
     assert sick.shape == (12, 2) and torch.equal(sick, again)
     assert warm[-1].sum() > sick[-1].sum() and free[-1].sum() > sick[-1].sum()
+    torch.testing.assert_close(never, vae.train_small(images, 12, 0.0)[1], rtol=1e-3, atol=1e-5)
