@@ -153,6 +153,37 @@ def test_strange_surroundings(ran, book, job):
     assert f"{len(reduced(book).cells)} passed" in report
 
 
+# A chapter whose panels need its trained models is run whole, at the suite's budget: nothing is left out of it.
+WHOLE = ["02_vae.ipynb"]
+
+
+def code_of(name):
+    whole = notebooks.read(NOTEBOOKS / name)
+    whole.cells = [cell for cell in whole.cells if cell.cell_type == "code"]
+    return whole
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_trained_chapter_twice_in_one_kernel(name, environment, tmp_path):
+    """Names left over from the first round change nothing in the second: every check passes again, and says the same."""
+    whole = code_of(name)
+    done, wanted = run_in_order("whole")(whole, environment | {"OMP_NUM_THREADS": "2"}, tmp_path)
+    assert len(done) == 2 * len(whole.cells)
+    for cell, (start, streams, _) in zip(done, wanted, strict=True):
+        assert stream_text(cell) == streams, start
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_trained_chapter_in_strange_surroundings(name, environment, tmp_path):
+    """All three at once: a backend without its screen, the C locale, a path with spaces and Chinese characters."""
+    settings = C_LOCALE | {"MPLBACKEND": "TkAgg", "OMP_NUM_THREADS": "2"}
+    job = run_strictly(settings, "a folder of 生成模型")
+    whole = code_of(name)
+    status, report = job(whole, environment, tmp_path)
+    assert status == 0, report[-3000:]
+    assert f"{len(whole.cells)} passed" in report
+
+
 def test_the_c_locale_is_one(environment):
     code = "import locale; print(locale.getpreferredencoding(False))"
     done = subprocess.run([sys.executable, "-c", code], env=environment | C_LOCALE, capture_output=True, text=True)
