@@ -1,13 +1,16 @@
-"""Data for every chapter: handwritten digits in memory, and toy distributions in the plane.
+"""Data for every chapter: handwritten digits and a text in memory, and toy distributions in the plane.
 
-`load_digits` looks in this order, and says in one line what it found:
+`load_digits` and `load_text` look in this order, and say in one line what they found:
 
-1. the folder named by the environment variable `AIGC_DATA_DIR` (files as torchvision keeps them);
+1. the folder named by the environment variable `AIGC_DATA_DIR` (digits as torchvision keeps them, in
+   MNIST/raw; the text as text/tinyshakespeare.txt);
 2. this package's cache, if its contents have the right digest;
 3. a download from one of several mirrors, with a time limit (`AIGC_OFFLINE=1` forbids it);
-4. the embedded set: scikit-learn's real handwritten digits, brought to MNIST's format.
+4. the embedded set: scikit-learn's real handwritten digits, brought to MNIST's format; for text, the
+   documentation of the Python language inside the standard library.
 
-Whatever the source, MNIST is accepted only if the SHA-256 of the *decoded* arrays is right. A damaged
+Whatever the source, MNIST is accepted only if the SHA-256 of the *decoded* arrays is right, and the text
+only if that of its bytes is. A damaged
 file is never used, and nothing is ever half written: a download goes to a temporary file, is
 verified, and only then takes its place.
 """
@@ -52,6 +55,14 @@ SHA256 = {  # of the decoded images followed by the decoded labels
 }
 NUM_EMBEDDED_TRAIN = 1297  # of 1,797; the other 500 are the test split
 MNIST, EMBEDDED = "MNIST", "scikit-learn digits (embedded)"
+
+TEXT_FILE = "tinyshakespeare.txt"  # 40,000 lines of plays, put together by Karpathy for char-rnn (2015)
+TEXT_MIRRORS = (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    "https://storage.googleapis.com/download.tensorflow.org/data/shakespeare.txt",
+)
+TEXT_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"  # of its bytes
+SHAKESPEARE, EMBEDDED_TEXT = "tiny Shakespeare", "Python's documentation topics (embedded)"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,17 +150,26 @@ def load_digits(split="train", n=None, seed=0, verbose=True) -> Digits:
 
 def _find(split):
     """The digits of a split and a few words on where they came from, and why not from a better place."""
-    notes = []
     sources = {"AIGC_DATA_DIR": _from_folder, "cache": _from_cache, "download": _from_mirrors}
+    found, where = _first(sources, split)
+    return (load_embedded_digits(split) if found is None else Digits(*found, MNIST)), where
+
+
+def _first(sources, *args):
+    """What the first of the sources has that has anything, or None; and where it was, and why not elsewhere.
+
+    A source is called with args; it returns (found or None, note), or raises BadData.
+    """
+    notes = []
     for name, source in sources.items():
         try:
-            found, note = source(split)
+            found, note = source(*args)
         except BadData as problem:
             notes.append(f"{name}: {problem}")
             continue
         if found is not None:
-            return Digits(*found, MNIST), "; ".join([note, *notes])
-    return load_embedded_digits(split), "; ".join(["embedded", *notes])
+            return found, "; ".join([note, *notes])
+    return None, "; ".join(["embedded", *notes])
 
 
 def _from_folder(split):
@@ -187,8 +207,7 @@ def _from_mirrors(split):
     Where one split could not be had, the other is not tried: nobody waits twice, and training and test
     images come from one source. Asking again for the split that failed tries again.
     """
-    if os.environ.get("AIGC_OFFLINE", "") not in ("", "0"):
-        raise BadData("AIGC_OFFLINE is set")
+    _require_online()
     if _failed - {split}:
         raise BadData("not tried, as it failed for the other split")
     deadline, problems = time.monotonic() + DEADLINE_S, []
@@ -203,6 +222,11 @@ def _from_mirrors(split):
         return arrays, "downloaded" + _keep(packed)
     _failed.add(split)
     raise BadData(" / ".join(dict.fromkeys(problems)) or "no mirror is configured")
+
+
+def _require_online():
+    if os.environ.get("AIGC_OFFLINE", "") not in ("", "0"):
+        raise BadData("AIGC_OFFLINE is set")
 
 
 def cache_dir() -> pathlib.Path:
@@ -223,13 +247,17 @@ def cache_dir() -> pathlib.Path:
 
 
 def _read_file(path) -> np.ndarray:
+    data = _read_bytes(path)
+    return _unpack(data, path.name) if path.suffix == ".gz" else _decode(data, path.name)
+
+
+def _read_bytes(path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise BadData(f"{path.name} is not there") from None
     except OSError as problem:
         raise BadData(f"{path.name} cannot be read ({_short(problem)})") from None
-    return _unpack(data, path.name) if path.suffix == ".gz" else _decode(data, path.name)
 
 
 def _unpack(data, name) -> np.ndarray:
@@ -387,6 +415,86 @@ def _centre(boxes):
         top, left = (min(8, max(0, round(14 - middle))) for middle in (row, column))
         out[k, 0, top : top + 20, left : left + 20] = (box * 255).round().to(torch.uint8)
     return out
+
+
+# ---------------------------------------------------------------- text
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A text as one string, and the name of its source."""
+
+    text: str
+    source: str
+
+    def __len__(self):
+        return len(self.text)
+
+
+def load_text(verbose=True) -> Text:
+    """A text to learn from, from the best source at hand; see the top of this file for the order.
+
+    Tiny Shakespeare has 1,115,394 characters, 65 different ones; the embedded text about 465,000, 94 different ones.
+    Prints one line that names the source, unless verbose is False. Raises RuntimeError where there is no text
+    at all (a Python installed without its documentation, and no network).
+    """
+    sources = {"AIGC_DATA_DIR": _text_from_folder, "cache": _text_from_cache, "download": _text_from_mirrors}
+    found, where = _first(sources)
+    text = Text(_embedded_text(where) if found is None else found, EMBEDDED_TEXT if found is None else SHAKESPEARE)
+    if verbose:
+        print(f"[data: {len(text):,} characters from {text.source}; {where}]")
+    return text
+
+
+def _text_from_folder():
+    folder = os.environ.get("AIGC_DATA_DIR")
+    if not folder:
+        return None, ""
+    path = pathlib.Path(os.path.expanduser(folder)) / "text" / TEXT_FILE
+    if not os.path.exists(path):
+        raise BadData(f"no text/{TEXT_FILE} in it")
+    return _verified_text(_read_bytes(path)), "AIGC_DATA_DIR"
+
+
+def _text_from_cache():
+    path = cache_dir() / TEXT_FILE
+    if not os.path.exists(path):
+        return None, ""
+    try:
+        return _verified_text(_read_bytes(path)), "cache"
+    except BadData as problem:
+        raise BadData(f"{problem}, to be replaced") from None
+
+
+def _text_from_mirrors():
+    _require_online()
+    deadline, problems = time.monotonic() + DEADLINE_S, []
+    for url in TEXT_MIRRORS:
+        try:
+            data = _fetch(url, deadline)
+            return _verified_text(data), "downloaded" + _keep({TEXT_FILE: data})
+        except BadData as problem:
+            problems.append(str(problem))
+    raise BadData(" / ".join(dict.fromkeys(problems)) or "no mirror is configured")
+
+
+def _verified_text(data) -> str:
+    """The text in these bytes, if their digest is right. Raises BadData."""
+    if hashlib.sha256(data).hexdigest() != TEXT_SHA256:
+        raise BadData("the text is damaged (wrong SHA-256)")
+    return data.decode("ascii")
+
+
+def _embedded_text(where) -> str:
+    """All topics of Python's `help`, in alphabetical order, brought to ASCII: printable characters and newlines."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:  # some systems keep it in a package of its own
+        message = "load_text: this Python has no documentation topics (pydoc_data), and no other text is at hand"
+        raise RuntimeError(f"{message} ({where}); put tiny Shakespeare at AIGC_DATA_DIR/text/{TEXT_FILE}") from None
+    plain = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\t", "''\"\"-- ", "\r")
+    text = "\n\n".join(topics[name] for name in sorted(topics)).translate(plain).replace("\u2026", "...")
+    return "".join(c for c in text if c == "\n" or " " <= c <= "~")
 
 
 # ---------------------------------------------------------------- toys in the plane

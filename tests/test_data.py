@@ -29,13 +29,14 @@ import pytest
 import torch
 
 from aigc_helpers import data
-from aigc_helpers.data import Digits, load_digits, load_embedded_digits, toy_2d, toy_modes
+from aigc_helpers.data import Digits, load_digits, load_embedded_digits, load_text, toy_2d, toy_modes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 REAL = pathlib.Path(os.environ.get("AIGC_DATA_DIR") or ROOT.parent / "shared" / "data").absolute()
 EMBEDDED = "scikit-learn digits (embedded)"
 CHINESE = "带 空格 的 文件夹"
 LIMITS = data.TIMEOUT_S, data.DEADLINE_S, data.MIRRORS, data.SHA256
+REAL_TEXT_SHA256 = data.TEXT_SHA256
 NEVER = 8.0  # seconds after which a bad server gives up: a loader that waits for it fails its test
 
 needs_mnist = pytest.mark.skipif(
@@ -65,6 +66,7 @@ PLAIN = {
     "t10k-images-idx3-ubyte": idx(ARRAYS["test"][0]),
     "t10k-labels-idx1-ubyte": idx(ARRAYS["test"][1]),
 }
+PLAY = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 40
 PACKED = {f"{name}.gz": gzip.compress(raw, 1) for name, raw in PLAIN.items()}
 
 
@@ -91,6 +93,8 @@ def surroundings(monkeypatch, tmp_path):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(data, "MIRRORS", ())
     monkeypatch.setattr(data, "SHA256", DIGESTS)
+    monkeypatch.setattr(data, "TEXT_MIRRORS", ())
+    monkeypatch.setattr(data, "TEXT_SHA256", hashlib.sha256(PLAY).hexdigest())
     monkeypatch.setattr(data, "_failed", set())
 
 
@@ -1230,3 +1234,133 @@ def test_a_path_with_spaces_and_chinese_characters(load, serve, monkeypatch, tmp
     digits, line = load()
     assert_right(digits)
     assert line == "300 train images from MNIST; cache" and line.isascii()
+
+
+# ---------------------------------------------------------------- text
+
+
+TOPICS = "Python's documentation topics (embedded)"
+
+
+@pytest.fixture
+def read(capsys, tmp_path):
+    """load_text, with the one line that it prints: (text, line without its brackets)."""
+
+    def reader():
+        capsys.readouterr()
+        text = load_text()
+        printed = capsys.readouterr()
+        found = re.fullmatch(r"\[data: ([^\n]*)\]\n", printed.out)
+        assert printed.err == "" and found, printed
+        assert str(tmp_path) not in found[1]
+        return text, found[1]
+
+    return reader
+
+
+@pytest.fixture
+def serve_text(serve, monkeypatch):
+    """Mirrors of the text, of the modes given."""
+
+    def start(*modes):
+        servers = serve(*modes)
+        for server in servers:
+            server.files = {"input.txt": PLAY}
+        monkeypatch.setattr(data, "TEXT_MIRRORS", tuple(f"{server.url}input.txt" for server in servers))
+        return servers
+
+    return start
+
+
+def test_the_text_of_the_named_folder_is_used(read, tmp_path, monkeypatch):
+    fill(tmp_path / CHINESE / "text", {"tinyshakespeare.txt": PLAY})
+    monkeypatch.setenv("AIGC_DATA_DIR", str(tmp_path / CHINESE))
+    text, line = read()
+    assert (text.text, text.source) == (PLAY.decode(), "tiny Shakespeare")
+    assert line == "2,440 characters from tiny Shakespeare; AIGC_DATA_DIR" and len(text) == 2440
+
+
+@pytest.mark.parametrize("bad", [PLAY[:-1], PLAY + b"!", b"", b"<!DOCTYPE html>", PLAY.replace(b"\n", b"\r\n")])
+def test_a_text_that_differs_by_a_byte_is_never_used(bad, read, tmp_path, monkeypatch):
+    fill(tmp_path / "text", {"tinyshakespeare.txt": bad})
+    monkeypatch.setenv("AIGC_DATA_DIR", str(tmp_path))
+    text, line = read()
+    assert text.source == TOPICS
+    assert "AIGC_DATA_DIR: the text is damaged (wrong SHA-256)" in line
+
+
+def test_a_folder_without_the_text_is_said(read, tmp_path, monkeypatch):
+    monkeypatch.setenv("AIGC_DATA_DIR", str(tmp_path))
+    assert "AIGC_DATA_DIR: no text/tinyshakespeare.txt in it" in read()[1]
+
+
+def test_a_download_is_kept_and_read_again_without_a_network(read, serve_text, cache):
+    (server,) = serve_text("good")
+    text, line = read()
+    assert (text.text, line.rpartition("; ")[2]) == (PLAY.decode(), "downloaded")
+    assert (cache / "tinyshakespeare.txt").read_bytes() == PLAY
+    server.mode = "missing"
+    text, line = read()
+    assert (text.text, line.rpartition("; ")[2]) == (PLAY.decode(), "cache")
+    assert server.hits == ["input.txt"]
+
+
+def test_a_damaged_text_in_the_cache_is_replaced(read, serve_text, cache):
+    fill(cache, {"tinyshakespeare.txt": PLAY[:100]})
+    serve_text("good")
+    text, line = read()
+    assert text.source == "tiny Shakespeare"
+    assert line.endswith("downloaded; cache: the text is damaged (wrong SHA-256), to be replaced")
+    assert (cache / "tinyshakespeare.txt").read_bytes() == PLAY
+
+
+@pytest.mark.parametrize(
+    ("mode", "why"),
+    [("portal", "the text is damaged"), ("missing", "HTTP status 404"), ("cut", "the text is damaged"),
+     ("not_http", "bad answer"), ("silent", "no answer in time"), ("drip_body", "no answer in time")],
+)  # fmt: skip
+def test_a_bad_mirror_is_passed_over_and_then_said(mode, why, read, serve_text, cache, monkeypatch):
+    monkeypatch.setattr(data, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(data, "DEADLINE_S", 1.5)
+    serve_text(mode, "good")
+    if why != "no answer in time":  # which may have used up the time of the second, too
+        assert read()[0].source == "tiny Shakespeare"
+        (cache / "tinyshakespeare.txt").unlink()
+    serve_text(mode)
+    start = time.monotonic()
+    text, line = read()
+    assert text.source == TOPICS and f"download: {why}" in line
+    assert time.monotonic() - start < 5
+    assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_offline_means_that_no_mirror_is_asked_for_the_text(read, serve_text, monkeypatch):
+    (server,) = serve_text("good")
+    monkeypatch.setenv("AIGC_OFFLINE", "1")
+    text, line = read()
+    assert (text.source, server.hits) == (TOPICS, [])
+    assert line.endswith("; embedded; download: AIGC_OFFLINE is set")
+
+
+def test_the_embedded_text_is_long_plain_and_the_same_each_time(read):
+    text = read()[0].text
+    assert text == read()[0].text
+    assert len(text) > 300_000
+    assert set(text) <= {"\n", *map(chr, range(32, 127))} and len(set(text)) > 80
+    for words in ('The "assert" statement', 'The "while" statement is used for repeated execution'):
+        assert words in text
+
+
+def test_without_any_text_there_is_one_clear_message(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(RuntimeError, match=r"^load_text: this Python has no documentation topics .*tinyshakespeare"):
+        load_text(verbose=False)
+
+
+@pytest.mark.skipif(not (REAL / "text").is_dir(), reason="no text at hand; AIGC_DATA_DIR may name its folder")
+def test_the_real_text_has_the_digest_that_the_loader_wants(monkeypatch, read):
+    monkeypatch.setattr(data, "TEXT_SHA256", REAL_TEXT_SHA256)
+    monkeypatch.setenv("AIGC_DATA_DIR", str(REAL))
+    text, _ = read()
+    assert text.source == "tiny Shakespeare" and (len(text), len(set(text.text))) == (1_115_394, 65)
+    assert text.text.startswith("First Citizen:\nBefore we proceed")
