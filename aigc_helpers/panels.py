@@ -60,6 +60,15 @@ def switch(label, value=False):
     return widgets.Checkbox(value=value, description=label, indent=False)
 
 
+def text_box(label, value=""):
+    """A field of three lines for the reader's own words; its value is a str, which may be anything at all."""
+    import ipywidgets as widgets
+
+    look = _look()
+    return widgets.Textarea(value=value, description=label, style=look["style"], rows=3,
+                            layout={**look["layout"], "height": "auto"})  # fmt: skip
+
+
 def _look():
     return {"style": {"description_width": "102px"}, "layout": {"width": "296px"}}
 

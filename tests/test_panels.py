@@ -1,6 +1,7 @@
 """Panels without a browser: set values, click buttons, look at the picture; under ipywidgets 8 and 7.7.1."""
 
 import base64
+import html
 import io
 import os
 import pathlib
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 from aigc_helpers import plotting
-from aigc_helpers.panels import Panel, choice, log_slider, slider, switch
+from aigc_helpers.panels import Panel, choice, log_slider, slider, switch, text_box
 
 HERE = pathlib.Path(__file__).parent
 
@@ -57,6 +58,24 @@ def test_picture_has_alt_text_with_the_status_and_a_fixed_size():
 def test_text_from_outside_is_escaped():
     panel = make(draw=lambda **_: (draw_dot()[0], "<script>alert(1)</script>\"'"))
     assert "<script>" not in panel.status.value + panel.picture.value
+
+
+@pytest.mark.parametrize(
+    "words", ["", "  ", "To be", "生成式 AI", "🙂🎲", "<img src=x onerror=alert(1)>\n&amp;", "a" * 10_000]
+)
+def test_what_a_reader_types_reaches_the_drawing_unchanged_and_the_page_escaped(words):
+    seen = []
+
+    def draw(prompt):
+        seen.append(prompt)
+        return draw_dot()[0], f"You wrote: {prompt}"
+
+    panel = make(draw=draw, controls={"prompt": text_box("prompt", "ROMEO:")})
+    assert seen[-1] == "ROMEO:" and panel.controls["prompt"].description == "prompt"
+    panel.controls["prompt"].value = words
+    assert seen[-1] == words
+    assert "<img src=x" not in panel.status.value + panel.picture.value
+    assert panel.error is None and html.escape(words).strip() in panel.status.value
 
 
 def test_an_exception_is_shown_in_the_status_line_and_is_gone_after_the_next_good_draw():
@@ -172,7 +191,9 @@ def test_storyboard_leaves_the_controls_as_they_were_and_holds_a_picture_a_frame
 
 def test_show_emits_widget_picture_and_text(monkeypatch):
     shown = {}
-    monkeypatch.setattr("IPython.display.display", lambda data, metadata, raw: shown.update(data=data, metadata=metadata))
+    monkeypatch.setattr(
+        "IPython.display.display", lambda data, metadata, raw: shown.update(data=data, metadata=metadata)
+    )
     panel = make()
     panel.show()
     assert set(shown["data"]) == {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"}
@@ -413,7 +434,10 @@ def test_both_ends_of_a_morph_are_the_reconstructions(vae):
     z, _ = vae["vae"].encode(vae["x_test"][:3])
     want = torch.sigmoid(vae["vae"].decode(z[0])).detach()
     seen = []
-    vae["plotting"], kept = types.SimpleNamespace(stage=plotting.stage, draw_images=lambda ax, images, *_: seen.append(images)), plotting
+    vae["plotting"], kept = (
+        types.SimpleNamespace(stage=plotting.stage, draw_images=lambda ax, images, *_: seen.append(images)),
+        plotting,
+    )
     try:
         vae["draw_morph"](0, 2, 0.0)
     finally:
@@ -429,7 +453,18 @@ def ipywidgets_7(tmp_path_factory):
     if os.environ.get("AIGC_IPYWIDGETS7"):
         return os.environ["AIGC_IPYWIDGETS7"]
     folder = tmp_path_factory.mktemp("ipywidgets7")
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), "ipywidgets==7.7.1", "ipython_genutils"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--target",
+        str(folder),
+        "ipywidgets==7.7.1",
+        "ipython_genutils",
+    ]
     done = subprocess.run(command, capture_output=True, timeout=120)
     return str(folder) if done.returncode == 0 else None
 
@@ -441,7 +476,12 @@ def test_all_of_this_under_ipywidgets_7_7_1(tmp_path_factory):
         message = "ipywidgets 7.7.1 could not be installed (no network?)"
         pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
     env = os.environ | {"PYTHONPATH": os.pathsep.join([folder, str(HERE.parent), str(HERE)])}
-    version = subprocess.run([sys.executable, "-c", "import ipywidgets; print(ipywidgets.__version__)"], env=env, capture_output=True, text=True)
+    version = subprocess.run(
+        [sys.executable, "-c", "import ipywidgets; print(ipywidgets.__version__)"],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert version.stdout.strip() == "7.7.1"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "test_panels.py")]
     done = subprocess.run(command, env=env, cwd=HERE.parent, capture_output=True, text=True, timeout=300)
