@@ -10,9 +10,8 @@
    documentation of the Python language inside the standard library.
 
 Whatever the source, MNIST is accepted only if the SHA-256 of the *decoded* arrays is right, and the text
-only if that of its bytes is. A damaged
-file is never used, and nothing is ever half written: a download goes to a temporary file, is
-verified, and only then takes its place.
+only if that of its bytes is. A damaged file is never used, and nothing is ever half written: a download
+goes to a temporary file, is verified, and only then takes its place.
 """
 
 from __future__ import annotations
@@ -189,11 +188,16 @@ def _plain_or_packed(path):
 
 
 def _from_cache(split):
-    paths = [cache_dir() / f"{name}.gz" for name in FILES[split]]
+    return _cached([f"{name}.gz" for name in FILES[split]], lambda files: _unpacked(split, files))
+
+
+def _cached(names, verify):
+    """verify({name: bytes}) of these files of the cache, if all of them are there."""
+    paths = [cache_dir() / name for name in names]
     if not all(os.path.exists(path) for path in paths):  # path.exists() would raise where it may not look
         return None, ""
     try:
-        return _verified(split, [_read_file(path) for path in paths]), "cache"
+        return verify({path.name: _read_bytes(path) for path in paths}), "cache"
     except BadData as problem:
         raise BadData(f"{problem}, to be replaced") from None
 
@@ -210,18 +214,33 @@ def _from_mirrors(split):
     _require_online()
     if _failed - {split}:
         raise BadData("not tried, as it failed for the other split")
+    mirrors = [{f"{name}.gz": f"{mirror}{name}.gz" for name in FILES[split]} for mirror in MIRRORS]
+    try:
+        found = _downloaded(mirrors, lambda files: _unpacked(split, files))
+    except BadData:
+        _failed.add(split)
+        raise
+    _failed.discard(split)
+    return found
+
+
+def _downloaded(mirrors, verify):
+    """verify({name: bytes}) of the files of the first mirror {name: URL} that serves them whole.
+
+    Keeps them in the cache if it can be written. Raises BadData with the reasons of all mirrors.
+    """
     deadline, problems = time.monotonic() + DEADLINE_S, []
-    for mirror in MIRRORS:
+    for urls in mirrors:
         try:
-            packed = {f"{name}.gz": _fetch(f"{mirror}{name}.gz", deadline) for name in FILES[split]}
-            arrays = _verified(split, [_unpack(data, name) for name, data in packed.items()])
+            files = {name: _fetch(url, deadline) for name, url in urls.items()}
+            return verify(files), "downloaded" + _keep(files)
         except BadData as problem:
             problems.append(str(problem))
-            continue
-        _failed.discard(split)
-        return arrays, "downloaded" + _keep(packed)
-    _failed.add(split)
     raise BadData(" / ".join(dict.fromkeys(problems)) or "no mirror is configured")
+
+
+def _unpacked(split, files):
+    return _verified(split, [_unpack(data, name) for name, data in files.items()])
 
 
 def _require_online():
@@ -457,25 +476,12 @@ def _text_from_folder():
 
 
 def _text_from_cache():
-    path = cache_dir() / TEXT_FILE
-    if not os.path.exists(path):
-        return None, ""
-    try:
-        return _verified_text(_read_bytes(path)), "cache"
-    except BadData as problem:
-        raise BadData(f"{problem}, to be replaced") from None
+    return _cached([TEXT_FILE], lambda files: _verified_text(files[TEXT_FILE]))
 
 
 def _text_from_mirrors():
     _require_online()
-    deadline, problems = time.monotonic() + DEADLINE_S, []
-    for url in TEXT_MIRRORS:
-        try:
-            data = _fetch(url, deadline)
-            return _verified_text(data), "downloaded" + _keep({TEXT_FILE: data})
-        except BadData as problem:
-            problems.append(str(problem))
-    raise BadData(" / ".join(dict.fromkeys(problems)) or "no mirror is configured")
+    return _downloaded([{TEXT_FILE: url} for url in TEXT_MIRRORS], lambda files: _verified_text(files[TEXT_FILE]))
 
 
 def _verified_text(data) -> str:

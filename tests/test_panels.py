@@ -191,9 +191,7 @@ def test_storyboard_leaves_the_controls_as_they_were_and_holds_a_picture_a_frame
 
 def test_show_emits_widget_picture_and_text(monkeypatch):
     shown = {}
-    monkeypatch.setattr(
-        "IPython.display.display", lambda data, metadata, raw: shown.update(data=data, metadata=metadata)
-    )
+    monkeypatch.setattr("IPython.display.display", lambda data, metadata, raw: shown.update(data=data, metadata=metadata))
     panel = make()
     panel.show()
     assert set(shown["data"]) == {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"}
@@ -434,10 +432,7 @@ def test_both_ends_of_a_morph_are_the_reconstructions(vae):
     z, _ = vae["vae"].encode(vae["x_test"][:3])
     want = torch.sigmoid(vae["vae"].decode(z[0])).detach()
     seen = []
-    vae["plotting"], kept = (
-        types.SimpleNamespace(stage=plotting.stage, draw_images=lambda ax, images, *_: seen.append(images)),
-        plotting,
-    )
+    vae["plotting"], kept = types.SimpleNamespace(stage=plotting.stage, draw_images=lambda ax, images, *_: seen.append(images)), plotting
     try:
         vae["draw_morph"](0, 2, 0.0)
     finally:
@@ -453,18 +448,7 @@ def ipywidgets_7(tmp_path_factory):
     if os.environ.get("AIGC_IPYWIDGETS7"):
         return os.environ["AIGC_IPYWIDGETS7"]
     folder = tmp_path_factory.mktemp("ipywidgets7")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--no-deps",
-        "--target",
-        str(folder),
-        "ipywidgets==7.7.1",
-        "ipython_genutils",
-    ]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), "ipywidgets==7.7.1", "ipython_genutils"]
     done = subprocess.run(command, capture_output=True, timeout=120)
     return str(folder) if done.returncode == 0 else None
 
@@ -476,12 +460,7 @@ def test_all_of_this_under_ipywidgets_7_7_1(tmp_path_factory):
         message = "ipywidgets 7.7.1 could not be installed (no network?)"
         pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
     env = os.environ | {"PYTHONPATH": os.pathsep.join([folder, str(HERE.parent), str(HERE)])}
-    version = subprocess.run(
-        [sys.executable, "-c", "import ipywidgets; print(ipywidgets.__version__)"],
-        env=env,
-        capture_output=True,
-        text=True,
-    )
+    version = subprocess.run([sys.executable, "-c", "import ipywidgets; print(ipywidgets.__version__)"], env=env, capture_output=True, text=True)
     assert version.stdout.strip() == "7.7.1"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "test_panels.py")]
     done = subprocess.run(command, env=env, cwd=HERE.parent, capture_output=True, text=True, timeout=300)
