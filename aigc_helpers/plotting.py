@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import html
 import io
 import math
 
@@ -122,6 +123,20 @@ def show(fig, alt: str) -> None:
     png = base64.b64encode(to_png(fig, colours=96)).decode("ascii")
     meta = {"image/png": {"width": width, "height": height, "alt": alt}}
     display({"image/png": png, "text/plain": alt}, metadata=meta, raw=True)
+
+
+def show_text(text: str, alt: str) -> None:
+    """Display a text that a model wrote, or was given, exactly as it is: nothing in it is taken for markup.
+
+    `alt` says in a sentence what it is; it must not hold a measured number, as in `show`.
+    """
+    if not alt or not alt.strip():
+        raise ValueError("show_text(text, alt): say in a sentence what the text is")
+    from IPython.display import display
+
+    look = "white-space:pre-wrap;border-left:3px solid #0072B2;padding:4px 10px;margin:0;line-height:1.35"
+    page = f'<pre class="aigc-text" aria-label="{html.escape(alt, quote=True)}" style="{look}">{html.escape(text)}</pre>'
+    display({"text/html": page, "text/plain": alt}, raw=True)
 
 
 def _array(x):
