@@ -30,10 +30,12 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK, VAE = "notebooks/01_gan.ipynb", "notebooks/02_vae.ipynb"
+GPT, BEYOND = "notebooks/03_gpt.ipynb", "notebooks/03b_gpt_beyond.ipynb"
 COPIED = ("aigc_helpers", "tests", "notebooks", "pyproject.toml", "conftest.py")
 TIME_LIMIT, WORKERS = 120, 2
 PRELOADED = ("torch", "matplotlib.figure", "matplotlib.backends.backend_agg", "ipywidgets", "IPython.display",
-             "sklearn.datasets", "torchmetrics.image.fid", "safetensors.torch", "nbclient", "tqdm")  # fmt: skip
+             "sklearn.datasets", "torchmetrics.image.fid", "safetensors.torch", "nbclient", "tqdm", "tokenizers",
+             "transformers.models.gpt2.modeling_gpt2")  # fmt: skip
 
 pytestmark = [
     pytest.mark.mutation,
@@ -57,6 +59,16 @@ def page(name, old, new, catcher="page"):
 def vae(name, old, new, catcher="vae page"):
     """A fault in 02_vae."""
     return Fault(name, VAE, old, new, catcher)
+
+
+def gpt(name, old, new, catcher="gpt page"):
+    """A fault in 03_gpt."""
+    return Fault(name, GPT, old, new, catcher)
+
+
+def beyond(name, old, new, catcher="beyond page"):
+    """A fault in 03b_gpt_beyond."""
+    return Fault(name, BEYOND, old, new, catcher)
 
 
 def helper(module, name, old, new, test=None):
@@ -177,6 +189,76 @@ FAULTS = [
         'check("the variance is exp(logvar)", z.var(), 16.0, rtol=0.02)', "vae exercises"),
     vae("mark 3 wants the wrong sign", "gaussian_kl(mu, logvar).sum(dim=1))\n    check_above", "-gaussian_kl(mu, logvar).sum(dim=1))\n    check_above",
         "vae exercises"),
+    # ---- the third notebook
+    gpt("bigram: columns made to add up to 1", "bigram = pairs / pairs.sum(dim=1, keepdim=True)",
+        "bigram = pairs / pairs.sum(dim=0, keepdim=True)"),
+    gpt("counts: a context speaks with one vote for each token, not for each different one",
+        "(counts[token] + len(counts) * p) / (counts.total() + len(counts))",
+        "(counts[token] + counts.total() * p) / (counts.total() + counts.total())"),
+    gpt("causal factor: divided by the wrong prefix", "/ joint[x[:t]].sum()", "/ joint[x[: t + 1]].sum()"),
+    gpt("mask off by one: the next place may be looked at", ".tril(S - T)", ".tril(S - T + 1)"),
+    gpt("mask off by one: nobody may look at itself", ".tril(S - T)", ".tril(S - T - 1)"),
+    gpt("attention: the scale is missing", "scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])",
+        "scores = q @ k.transpose(-2, -1)"),
+    gpt("attention: softmax over the queries", "weights = scores.softmax(dim=-1)   ", "weights = scores.softmax(dim=-2)   "),
+    gpt("attention: the mask turned over", "scores.masked_fill(~mask, float", "scores.masked_fill(mask, float"),
+    gpt("heads: keys and values swapped", "q, k, v = self.split(h)\n        if cache", "q, v, k = self.split(h)\n        if cache"),
+    gpt("the layer forgets that it is causal", "is_causal=self.causal)", "is_causal=False)"),
+    gpt("block: the stream is not passed on", "h = h + self.attention(self.norm1(h), cache)", "h = self.attention(self.norm1(h), cache)"),
+    gpt("block: the perceptron reads without its norm", "self.up(self.norm2(h))", "self.up(h)"),
+    gpt("block: the exact GELU", 'self.down(F.gelu(self.up(self.norm2(h)), approximate="tanh"))', "self.down(F.gelu(self.up(self.norm2(h))))"),
+    gpt("positions forgotten", "return self.token(tokens) + self.position.weight[start : start + tokens.shape[1]]",
+        "return self.token(tokens) + 0 * self.position.weight[start : start + tokens.shape[1]]"),
+    gpt("the last norm forgotten", "F.linear(self.norm(h), self.token.weight)", "F.linear(h, self.token.weight)"),
+    gpt("targets not shifted", "tokens[:, 1:].flatten())", "tokens[:, :-1].flatten())"),
+    gpt("temperature multiplies", "(logits / temperature)", "(logits * temperature)"),
+    gpt("top-k keeps one more", "p[..., top_k:] = 0", "p[..., top_k + 1 :] = 0"),
+    gpt("top-p keeps the wrong side", "(p.cumsum(dim=-1) - p < top_p)", "(p.cumsum(dim=-1) - p >= top_p)"),
+    gpt("top-p drops the token that crosses the line", "(p.cumsum(dim=-1) - p < top_p)", "(p.cumsum(dim=-1) < top_p)"),
+    gpt("sampled in sorted order", "torch.zeros_like(p).scatter(-1, order, p)", "p"),
+    gpt("cache: position off by one", "len(cache) if cache is not None else 0)", "len(cache) + 1 if cache is not None and len(cache) else 0)",
+        "tests/test_gpt.py::test_in_pieces_with_a_cache_the_logits_are_those_of_the_whole"),
+    gpt("cache: the new place in front", "torch.cat([old, new], dim=2)", "torch.cat([new, old], dim=2)",
+        "tests/test_gpt.py::test_in_pieces_with_a_cache_the_logits_are_those_of_the_whole"),
+    gpt("the next token drawn from the first place", "next_probabilities(logits[:, -1], **settings)",
+        "next_probabilities(logits[:, 0], **settings)", "tests/test_gpt.py::test_the_next_token_is_drawn_from_the_last_place"),
+    gpt("losses judged one place early", "logits.flatten(0, 1), batch[:, 1:].flatten(), reduction",
+        "logits.flatten(0, 1), batch[:, :-1].flatten(), reduction", "tests/test_gpt.py::test_losses_by_place_judge_every_token_once"),
+    gpt("the lens forgets the scale", "scale = score / math.sqrt(q.shape[-1])", "scale = score / q.shape[-1]",
+        "tests/test_gpt.py::test_the_stages_of_attention_end_in_what_the_layer_mixes"),
+    gpt("weights of GPT-2 not turned", "weight.T if weight.ndim == 2 else weight", "weight"),
+    gpt("future_share looks at the past", "felt.triu(1).sum()", "felt.tril(-1).sum()"),
+    gpt("mark 3 accepts the cut on the wrong side", "(0.6, [1, 1, 0, 0])", "(0.6, [1, 0, 0, 0])", "gpt exercises"),
+    gpt("mark 4 forgets the mask", "scores.masked_fill(~causal_mask(5), float", "scores.masked_fill(causal_mask(5), float", "gpt exercises"),
+    # ---- its companion
+    beyond("merges: the rarest pair first", "pair = max(counts, key", "pair = min(counts, key"),
+    beyond("merges: the counts are not kept up", "count(word, -1)\n", "count(word, 0)\n"),
+    beyond("encode: the latest merge first", "first = min(pairs, key=rank.get)", "first = max(pairs, key=rank.get)"),
+    beyond("glue: overlapping pairs twice", "k += 2 if together else 1", "k += 1"),
+    beyond("rotation that is none: a sign", "torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)",
+           "torch.cat([a * cos + b * sin, a * sin + b * cos], dim=-1)"),
+    beyond("rotary: a cache that starts at place 0 again", "q, k = rotate(q, start), rotate(k, start)", "q, k = rotate(q), rotate(k)"),
+    beyond("chunks that see the next token", "before = F.pad(before, (1, 0))[:, :-1]  ", "before = F.pad(before, (0, 1))[:, 1:]  "),
+    beyond("chunks forget what was read before", "seen[:, -len(self.grams) :] if self.grams else", "seen[:, :0] if self.grams else"),
+    beyond("the perceptron's ReLU is not squared", "F.relu(inner).square()", "F.relu(inner)"),
+    beyond("QK-norm forgets the keys", "F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])", "F.rms_norm(q, q.shape[-1:]), k"),
+    beyond("the modern block is not causal", "is_causal=self.causal and S == T)", "is_causal=False)"),
+    beyond("masked goal: judged on all places", "F.cross_entropy(logits[hide], x[hide])\n    return",
+           "F.cross_entropy(logits.flatten(0, 1), x.flatten())\n    return", "tests/test_gpt.py::test_the_masked_goal_asks_only_for_what_is_hidden"),
+    beyond("sentence goal: labels swapped", "torch.where(true, x[:, half:], other[:, half:])",
+           "torch.where(true, other[:, half:], x[:, half:])", "tests/test_gpt.py::test_a_sentence_that_is_torn_apart_is_labelled_so"),
+    beyond("replaced goal: a letter swapped for itself counts", "swap = swap & (letters != x)", "swap = swap",
+           "tests/test_gpt.py::test_the_replaced_goal_labels_what_was_swapped"),
+    beyond("LoRA: both matrices start at something", "torch.zeros(layer.out_features, rank))", "torch.ones(layer.out_features, rank))"),
+    beyond("LoRA: merged without its scale", "self.layer.weight + self.scale * self.up", "self.layer.weight + self.up"),
+    beyond("Muon gets the embeddings", "for weight in block.parameters() if weight.ndim == 2]",
+           "for weight in block.parameters() if weight.ndim == 2] + [model.token.weight]",
+           "tests/test_gpt.py::test_the_rates_rise_stay_and_fall_to_nearly_zero"),
+    beyond("the question is marked too", "is_answer[:, 1:]], tokens[:, 1:][is_answer[:, 1:]])", "is_answer[:, :-1]], tokens[:, 1:][is_answer[:, :-1]])",
+           "tests/test_gpt.py::test_the_answers_loss_leaves_the_question_out"),
+    beyond("mark 3 lets two zeros pass", "check_above(\"some gradient arrives\", B.grad.abs().sum() + A.grad.abs().sum(), 1e-6)",
+           "check_above(\"some gradient arrives\", B.grad.abs().sum() + A.grad.abs().sum(), -1)",
+           "tests/test_gpt.py::test_marks_refuse_the_bugs_of_the_exercises"),
     # ---- the helpers
     helper("checks", "check() passes where it should fail", "if not (excess > 0).any():",
            "if not (excess <= 0).any():"),
@@ -302,7 +384,7 @@ def tags(cell):
     return cell.metadata.get("tags", [])
 
 
-LAST_SECTION = {"gan": 5, "vae": 9}  # of those whose cells may be cheap
+LAST_SECTION = {"gan": 5, "vae": 9, "gpt": 6, "gpt_beyond": 5}  # of those whose cells may be cheap
 
 
 def is_cheap(nb, index, space):
@@ -312,7 +394,7 @@ def is_cheap(nb, index, space):
         return True
     text = "\n".join(c.source for c in nb.cells[:index] if c.cell_type == "markdown")
     headings = re.findall(r"(?m)^## (\d+)", text)
-    if tags(cell) or "_STEPS" in cell.source or not headings or int(headings[-1]) > LAST_SECTION[nb.metadata.aigc.module]:
+    if tags(cell) or "_STEPS" in cell.source or "perf_counter" in cell.source or not headings or int(headings[-1]) > LAST_SECTION[nb.metadata.aigc.module]:
         return False
     return all(name in space or hasattr(builtins, name) for name in names_needed(cell.source))
 
@@ -423,7 +505,9 @@ def examine(folder, catcher, export):
 
 
 OWN_CATCHERS = {"page": (run_page, NOTEBOOK), "exercises": (run_exercises, NOTEBOOK),
-                "vae page": (run_page, VAE), "vae exercises": (run_exercises, VAE)}  # fmt: skip
+                "vae page": (run_page, VAE), "vae exercises": (run_exercises, VAE),
+                "gpt page": (run_page, GPT), "gpt exercises": (run_exercises, GPT),
+                "beyond page": (run_page, BEYOND)}  # fmt: skip
 
 
 # ---------------------------------------------------------------- the tests
@@ -481,7 +565,7 @@ def caught_by(result):
 
 
 CATCHERS = sorted({fault.catcher for fault in FAULTS})
-LEAST = {"page": 30, "exercises": 3, "vae page": 25, "vae exercises": 3}  # checks and exercises that must have been run for green to mean anything
+LEAST = {"page": 30, "exercises": 3, "vae page": 25, "vae exercises": 3, "gpt page": 40, "gpt exercises": 5, "beyond page": 20}  # checks and exercises that must have been run for green to mean anything
 
 
 @pytest.mark.parametrize("catcher", CATCHERS, ids=[catcher.split("::")[-1] for catcher in CATCHERS])
@@ -503,7 +587,7 @@ def test_there_are_enough_faults():
     names = [fault.name for fault in FAULTS]
     assert len(names) == len(set(names)) >= 18
     helpers = {f"aigc_helpers/{name}.py" for name in ("checks", "data", "metrics", "panels", "plotting", "training")}
-    assert {fault.where for fault in FAULTS} >= {NOTEBOOK, VAE, *helpers}
+    assert {fault.where for fault in FAULTS} >= {NOTEBOOK, VAE, GPT, BEYOND, *helpers}
 
 
 if __name__ == "__main__":

@@ -440,6 +440,129 @@ def test_both_ends_of_a_morph_are_the_reconstructions(vae):
     torch.testing.assert_close((seen[2][0].detach() + 1) / 2, want)
 
 
+# ---- 03_gpt and 03b_gpt_beyond
+
+WORDS = ["", "  ", "生成式 AI", "🙂🎲", "<img src=x onerror=alert(1)>", "$x_1$ \\ {", "a" * 10_000, "\n\n\n"]
+
+
+def gpt_namespace():
+    """The set-up, exported and panel cells of 03_gpt, with a GPT that is not trained."""
+    from notebook_cells import run_cells
+
+    def hand_in(space):
+        if "GPT" in space and "gpt" not in space:
+            torch.manual_seed(0)
+            space["gpt"] = space["GPT"](space["V"], space["CONTEXT"], space["WIDTH"], space["HEADS"], space["BLOCKS"]).eval()
+
+    return run_cells("03_gpt.ipynb", ("setup", "export", "panel"), hand_in)
+
+
+def beyond_namespace():
+    """The set-up, exported and panel cells of 03b_gpt_beyond, with an album of two models that are not trained."""
+    from notebook_cells import run_cells
+
+    def hand_in(space):
+        if "ModernGPT" in space and "album" not in space:
+            space["album"] = {}
+            for step in (1, 8):
+                torch.manual_seed(step)
+                model = space["ModernGPT"](space["V"], space["CONTEXT"])
+                torch.nn.init.normal_(model.head.weight, std=0.3)
+                space["album"][step] = model.state_dict()
+            space["opening"] = space["characters"].encode(space["corpus"].text[:1])
+
+    return run_cells("03b_gpt_beyond.ipynb", ("setup", "export", "panel"), hand_in)
+
+
+@pytest.fixture(scope="module")
+def spaces():
+    return {"03": gpt_namespace(), "03b": beyond_namespace()}
+
+
+GPT_PANELS = [("03", "counted_dice"), ("03", "gpt_dice"), ("03", "lens_panel"), ("03", "surprise_panel"), ("03", "mask_panel"),
+              ("03b", "merge_panel"), ("03b", "growing_panel")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("book", "name"), GPT_PANELS)
+def test_every_control_of_every_gpt_panel_draws_once_and_changes_the_picture(spaces, book, name):
+    panel = spaces[book][name]
+    if name.endswith("dice"):
+        panel.set(prompt=spaces[book]["corpus"].text[500:503])
+    if name == "mask_panel":
+        panel.play.value += 1
+    for key, control in panel.controls.items():
+        seq, before = panel.seq, picture(panel)
+        if isinstance(control, ipywidgets.Textarea):
+            control.value = control.value[::-1] + "e"
+        else:
+            control.value = (not control.value) if isinstance(control.value, bool) else other_value(control)
+        assert panel.error is None, f"{name}.{key}: {panel.error}"
+        assert panel.seq == seq + 1, f"{name}.{key} did not draw once"
+        assert not np.array_equal(before, picture(panel)), f"{name}.{key}: the same picture"
+    for label in set(panel.buttons) - {"Run", "Pause"}:
+        panel.buttons[label].click()
+        assert panel.error is None
+
+
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize(("book", "name"), [pair for pair in GPT_PANELS if pair[1] != "mask_panel"])
+def test_a_readers_words_whatever_they_are_give_a_picture_and_at_most_a_remark(spaces, book, name, words):
+    panel = spaces[book][name]
+    key = "prompt" if "prompt" in panel.controls else "text"
+    panel.set(**{key: "to be"})
+    panel.set(**{key: words})
+    assert panel.error is None and "<img src=x" not in panel.status.value + panel.picture.value
+    left_out = "Left out" in panel.status.value
+    assert left_out == (book == "03" or name == "growing_panel") * any(c not in spaces[book]["characters"].number for c in words)
+
+
+def test_the_dice_say_how_many_faces_are_left(spaces):
+    panel = spaces["03"]["counted_dice"]
+    panel.set(prompt=spaces["03"]["corpus"].text[500:503], temperature=1.0, top_k=spaces["03"]["V"], top_p=1.0)
+    assert f"{spaces['03']['V']} faces left" in panel.status.value
+    panel.set(top_k=3)
+    assert "3 faces left" in panel.status.value
+    panel.set(temperature=0.0)
+    assert "1 faces left" in panel.status.value and "loaded 0.00" in panel.status.value
+
+
+def test_the_dice_write_and_forget(spaces):
+    panel, dice = spaces["03"]["counted_dice"], spaces["03"]["counted_dice"].buttons
+    panel.set(prompt="the ", temperature=1.0)
+    before = picture(panel)
+    dice["Write 60"].click()
+    assert not np.array_equal(before, picture(panel))
+    dice["Wipe"].click()
+    assert np.array_equal(before, picture(panel))
+
+
+def test_the_mask_panel_trains_and_starts_anew(spaces):
+    panel, ward = spaces["03"]["mask_panel"], spaces["03"]["ward"]
+    panel.set(mask=True)
+    for _ in range(3):
+        panel.play.value += 1
+    assert len(ward["patient"].losses) == 24 and "honest loss" in panel.status.value
+    panel.set(mask=False)
+    assert len(ward["patient"].losses) == 0 and not ward["patient"].model.blocks[0].attention.causal
+
+
+def test_the_merge_machine_counts_bytes_and_tokens(spaces):
+    panel, pairs = spaces["03b"]["merge_panel"], spaces["03b"]["pairs"]
+    panel.set(text="the 你", merges=0)
+    assert "5 characters, 7 tokens" in panel.status.value
+    panel.set(merges=100)
+    assert f"5 characters, {len(pairs.encode('the 你', 100))} tokens" in panel.status.value
+    panel.buttons["One more"].click()
+    assert panel.values["merges"] == 101
+
+
+def test_growing_up_shows_the_weights_of_its_moment(spaces):
+    panel, space = spaces["03b"]["growing_panel"], spaces["03b"]
+    for moment, step in ((1, 1), (2, 8)):
+        panel.set(moment=moment)
+        assert torch.equal(space["youth"]["model"].head.weight, space["album"][step]["head.weight"]) and f"Step {step} of 8" in panel.status.value
+
+
 # ---------------------------------------------------------------- the same under Colab's ipywidgets
 
 

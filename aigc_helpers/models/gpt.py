@@ -19,7 +19,7 @@ class Characters:
         return len(self.alphabet)
 
     def encode(self, text):
-        """Token numbers (T,) int64. Raises ValueError, naming them, for characters that the alphabet has not."""
+        """Token numbers (T,) int64. Raises ValueError, naming them, for characters that are not in the alphabet."""
         unknown = "".join(sorted(set(text) - set(self.number)))
         if unknown:
             raise ValueError(f"these characters are not in the alphabet: {unknown[:20]!r}; leave them out, or use read")
@@ -104,10 +104,15 @@ def attention(q, k, v, mask=None):
 
 
 def influence(function, h):
-    """(T, T): size of the gradient of function(h)[0, t] at h[0, s], for h (1, T, D); row t, column s."""
+    """(T, T): how much function(h)[0, t] feels h[0, s], for h (1, T, D); row t, column s.
+
+    The outputs of a place are many; each is weighed by a fixed random number, so that no leak cancels by accident.
+    """
     h = h.detach().requires_grad_()
-    out = function(h)[0].sum(dim=-1)
-    return torch.stack([torch.autograd.grad(one, h, retain_graph=True)[0][0].norm(dim=-1) for one in out])
+    out = function(h)[0]                                           # (T, outputs)
+    direction = torch.randn(out.shape[-1], generator=torch.Generator().manual_seed(0))
+    rows = [torch.autograd.grad(place @ direction, h, retain_graph=True)[0][0] for place in out]     # each (T, D)
+    return torch.stack([row.norm(dim=-1) for row in rows])
 
 
 class Cache:
@@ -210,7 +215,7 @@ def future_share(model, tokens):
             h = block(h)
         return model.read_out(h)
 
-    felt = influence(above, model.embed(tokens[None]))
+    felt = influence(lambda h: above(h).log_softmax(dim=-1), model.embed(tokens[None]))
     return (felt.triu(1).sum() / felt.sum()).item()
 
 
