@@ -135,7 +135,8 @@ def show_text(text: str, alt: str) -> None:
     from IPython.display import display
 
     look = "white-space:pre-wrap;border-left:3px solid #0072B2;padding:4px 10px;margin:0;line-height:1.35"
-    page = f'<pre class="aigc-text" aria-label="{html.escape(alt, quote=True)}" style="{look}">{html.escape(text)}</pre>'
+    label = html.escape(alt, quote=True)
+    page = f'<pre class="aigc-text" aria-label="{label}" style="{look}">{html.escape(text)}</pre>'
     display({"text/html": page, "text/plain": alt}, raw=True)
 
 

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-
 from notebook_cells import run_cells
 
 from aigc_helpers.checks import CheckFailed

@@ -239,7 +239,7 @@ FAULTS = [
            "torch.cat([a * cos + b * sin, a * sin + b * cos], dim=-1)"),
     beyond("rotary: a cache that starts at place 0 again", "q, k = rotate(q, start), rotate(k, start)", "q, k = rotate(q), rotate(k)"),
     beyond("chunks that see the next token", "before = F.pad(before, (1, 0))[:, :-1]  ", "before = F.pad(before, (0, 1))[:, 1:]  "),
-    beyond("chunks forget what was read before", "seen[:, -len(self.grams) :] if self.grams else", "seen[:, :0] if self.grams else"),
+    beyond("chunks forget what was read before", "max(0, tokens.shape[1] - self.reach) :]", "tokens.shape[1] :]"),
     beyond("the perceptron's ReLU is not squared", "F.relu(inner).square()", "F.relu(inner)"),
     beyond("QK-norm forgets the keys", "F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])", "F.rms_norm(q, q.shape[-1:]), k"),
     beyond("the modern block is not causal", "is_causal=self.causal and S == T)", "is_causal=False)"),

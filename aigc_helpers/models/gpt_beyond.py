@@ -23,29 +23,38 @@ def glue(tokens, pair, new):
     return out
 
 
+def learn_merges(text, num_merges):
+    """The merges, a list of pairs of tokens, that eq. (1) takes from a text. Raises ValueError if pairs run out."""
+    words = collections.Counter(PIECES.findall(text))
+    spelled = {word: list(word.encode()) for word in words}
+    counts, places = collections.Counter(), collections.defaultdict(set)          # how often a pair, and in which words
+
+    def count(word, sign):
+        for pair in zip(spelled[word], spelled[word][1:]):
+            counts[pair] += sign * words[word]
+            places[pair].add(word)
+
+    for word in words:
+        count(word, +1)
+    merges = []
+    for new in range(256, 256 + num_merges):
+        if not counts:
+            raise ValueError(f"only {len(merges)} of the {num_merges} merges can be learnt: no pair is left in this text")
+        pair = max(counts, key=lambda pair: (counts[pair], pair))                 # eq. (1)
+        for word in list(places.pop(pair)):                                       # only these words change
+            count(word, -1)
+            spelled[word] = glue(spelled[word], pair, new)
+            count(word, +1)
+        del counts[pair]
+        merges.append(pair)
+    return merges
+
+
 class BytePairs:
-    """Tokens 0-255 are bytes (UTF-8), 256 + m is the m-th merge (Sennrich 2015, arXiv 1508.07909; Radford 2019)."""
+    """Tokens 0-255 are bytes (UTF-8), 256 + m is merge m (Sennrich 2015, arXiv 1508.07909; Radford 2019)."""
 
     def __init__(self, text, num_merges):
-        words = collections.Counter(PIECES.findall(text))
-        spelled, self.merges = {word: list(word.encode()) for word in words}, []
-        counts, places = collections.Counter(), collections.defaultdict(set)      # how often a pair, and in which words
-
-        def count(word, sign):
-            for pair in zip(spelled[word], spelled[word][1:]):
-                counts[pair] += sign * words[word]
-                places[pair].add(word)
-
-        for word in words:
-            count(word, +1)
-        for new in range(256, 256 + num_merges):
-            pair = max(counts, key=lambda pair: (counts[pair], pair))             # eq. (1)
-            self.merges.append(pair)
-            for word in list(places.pop(pair)):                                   # only these words change
-                count(word, -1)
-                spelled[word] = glue(spelled[word], pair, new)
-                count(word, +1)
-            del counts[pair]
+        self.merges = learn_merges(text, num_merges)
         self.bytes = [bytes([b]) for b in range(256)]
         for a, b in self.merges:
             self.bytes.append(self.bytes[a] + self.bytes[b])
@@ -113,6 +122,33 @@ class ModernBlock(nn.Module):
         return h + self.down(F.relu(inner).square() if self.relu2 else F.gelu(inner, approximate="tanh"))
 
 
+def chunk_rows(tokens, vocab, rows, longest):
+    """For n = 2 ... longest: the table row (N, T) of the chunk of n tokens that ends at each place of tokens (N, T)."""
+    chunk, before, found = tokens, tokens, []
+    for n in range(2, longest + 1):
+        before = F.pad(before, (1, 0))[:, :-1]                     # the token n - 1 places back; 0 before the text
+        chunk = chunk * vocab + before + 1                         # a number for the whole chunk of n
+        mixed = chunk if vocab**n < rows else chunk * 2654435761 % 4294967291      # Knuth's multiplicative hash
+        found.append(mixed % rows)
+    return found
+
+
+class Chunks(nn.Module):
+    """Tokens (N, T) -> (N, T, D): the sum in eq. (4), over chunks of n = 2 ... longest, each n with a table of its own."""
+
+    def __init__(self, vocab, width, longest, rows):
+        super().__init__()
+        self.vocab, self.rows, self.longest = vocab, rows, longest
+        self.tables = nn.ModuleList(nn.Embedding(rows, width // 2) for _ in range(longest - 1))
+        self.widen = nn.ModuleList(nn.Linear(width // 2, width, bias=False) for _ in range(longest - 1))
+        for table in self.tables:
+            nn.init.normal_(table.weight, std=0.1)
+
+    def forward(self, tokens):
+        rows = chunk_rows(tokens, self.vocab, self.rows, self.longest)
+        return sum(widen(table(row)) for table, widen, row in zip(self.tables, self.widen, rows))
+
+
 class ModernGPT(nn.Module):
     """Tokens (N, T) -> logits (N, T, V): a GPT with today's parts, each of which can be switched off.
 
@@ -122,26 +158,19 @@ class ModernGPT(nn.Module):
 
     def __init__(self, vocab, context=128, width=128, num_heads=4, num_blocks=4, grams=4, rows=32768, rotary=True, **parts):
         super().__init__()
-        self.context, self.vocab, self.rotary = context, vocab, rotary
+        self.context, self.vocab, self.reach = context, vocab, grams - 1      # how far back chunks look
         self.token = nn.Embedding(vocab, width)
         self.position = None if rotary else nn.Embedding(context, width)
-        self.grams = nn.ModuleList(nn.Embedding(rows, width // 2) for _ in range(grams - 1))
-        self.widen = nn.ModuleList(nn.Linear(width // 2, width, bias=False) for _ in range(grams - 1))
+        self.chunks = Chunks(vocab, width, grams, rows) if grams > 1 else None
         self.blocks = nn.ModuleList(ModernBlock(width, num_heads, rotary=rotary, **parts) for _ in range(num_blocks))
         self.norm, self.head = nn.RMSNorm(width, eps=1e-6), nn.Linear(width, vocab, bias=False)
         nn.init.zeros_(self.head.weight)
-        for table in self.grams:
-            nn.init.normal_(table.weight, std=0.1)
 
     def embed(self, tokens, start=0):
         """The stream (N, T, D) at the entrance, eq. (4); for tokens (N, T) at places start, start + 1, ..."""
-        h, chunk, before = self.token(tokens), tokens, tokens
-        for n, (table, widen) in enumerate(zip(self.grams, self.widen), start=2):
-            before = F.pad(before, (1, 0))[:, :-1]                 # the token n - 1 places back; 0 before the text
-            chunk = chunk * self.vocab + before + 1                # a number for the whole chunk of n
-            rows = table.num_embeddings
-            row = chunk if self.vocab**n < rows else chunk * 2654435761 % 4294967291   # Knuth's multiplicative hash
-            h = h + widen(table(row % rows))
+        h = self.token(tokens)
+        if self.chunks is not None:
+            h = h + self.chunks(tokens)
         if self.position is not None:
             h = h + self.position.weight[start : start + tokens.shape[1]]
         return F.rms_norm(h, h.shape[-1:])
@@ -151,12 +180,12 @@ class ModernGPT(nn.Module):
         return self.head(self.norm(h)).float()
 
     def forward(self, tokens, cache=None):
-        if cache is not None:                                      # chunks reach back to tokens that were read before
-            seen = torch.cat([cache.tokens, tokens], dim=1) if len(cache) else tokens
-            h = self.embed(seen, len(cache) + tokens.shape[1] - seen.shape[1])[:, -tokens.shape[1] :]
-            cache.tokens = seen[:, -len(self.grams) :] if self.grams else seen[:, :0]
-        else:
-            h = self.embed(tokens)
+        new, read = tokens.shape[1], len(cache) if cache is not None else 0
+        if read:
+            tokens = torch.cat([cache.tokens, tokens], dim=1)      # chunks reach back to what was read before
+        h = self.embed(tokens, read + new - tokens.shape[1])[:, -new:]
+        if cache is not None:
+            cache.tokens = tokens[:, max(0, tokens.shape[1] - self.reach) :]
         for block in self.blocks:
             h = block(h, cache)
         return self.read_out(h)
@@ -206,6 +235,13 @@ class Trunk(nn.Module):
             h = block(h)
         return self.gpt.norm(h)
 
+    def embed(self, tokens):
+        return self.gpt.embed(tokens)
+
+    def read_out(self, h):
+        """All that it can be asked: logits and verdict (N, T, V + 1), from the stream h (N, T, D)."""
+        return torch.cat([self.gpt.read_out(h), self.verdict(self.gpt.norm(h)).float()], dim=-1)
+
 
 def next_goal(trunk, x, generator):
     """Loss, and the same as score, of the next-token goal on tokens x (N, T): eq. (6), left."""
@@ -244,7 +280,7 @@ def replaced_goal(trunk, x, generator):
 class LoRA(nn.Module):
     """A linear layer, frozen, with a low-rank correction beside it: eq. (9). Switch it with `on`."""
 
-    def __init__(self, layer, rank=8, scale=2.0):
+    def __init__(self, layer, rank=16, scale=2.0):
         super().__init__()
         self.layer, self.scale, self.on = layer.requires_grad_(False), scale, True
         self.down = nn.Parameter(torch.randn(rank, layer.in_features) * layer.in_features**-0.5)
@@ -259,7 +295,7 @@ class LoRA(nn.Module):
         return self.layer.weight + self.scale * self.up @ self.down
 
 
-def adapt(model, rank=8):
+def adapt(model, rank=16):
     """Freeze a ModernGPT, and put a LoRA beside every matrix of its blocks and its head; returns the LoRAs."""
     model.requires_grad_(False)
     for block in model.blocks:
@@ -285,7 +321,6 @@ def load_gpt2(name="openai-community/gpt2", fetch=False):
     try:
         found = [kind.from_pretrained(name, local_files_only=not fetch) for kind in (AutoTokenizer, GPT2LMHeadModel)]
     except Exception as problem:  # no network, no such file, a full disk: the lesson goes on without it
-        reason = str(problem).strip().splitlines()[0][:100]
         advice = "" if fetch else " Set FETCH_GPT2 = True in the set-up to fetch it (548 MB)."
-        return None, f"GPT-2's weights are not here.{advice} ({type(problem).__name__}: {reason})"
+        return None, f"GPT-2's weights are not here ({type(problem).__name__}).{advice}"
     return found, ""
