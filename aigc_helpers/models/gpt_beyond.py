@@ -201,8 +201,8 @@ def optimizers(model, muon=True):
 
 
 def set_rates(opts, step, num_steps):
-    """Learning rates: up in 20 steps, level, and in the last 60 % of the run down to zero in a straight line."""
-    factor = min(1.0, step / 20, (num_steps + 1 - step) / (0.6 * num_steps))
+    """Learning rates: up in 20 steps (or a fifth of a short run), level, and in the last 60 % of the run down to zero in a straight line."""
+    factor = min(1.0, step / min(20, 0.2 * num_steps), (num_steps + 1 - step) / (0.6 * num_steps))
     for opt in opts:
         for group in opt.param_groups:
             group["lr"] = factor * group.setdefault("full", group["lr"])
