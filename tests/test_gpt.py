@@ -147,6 +147,8 @@ def test_training_makes_the_loss_fall():
 def test_the_merges_of_a_text_without_pairs_end_with_a_clear_message():
     with pytest.raises(ValueError, match="only 1 of the 5 merges"):
         gpt_beyond.BytePairs("ab", 5)
+    with pytest.raises(ValueError, match="only 2 of the 3 merges"):
+        gpt_beyond.learn_merges("abc", 3)
 
 
 def test_a_sentence_that_is_torn_apart_is_labelled_so():

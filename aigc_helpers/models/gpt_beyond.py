@@ -38,9 +38,9 @@ def learn_merges(text, num_merges):
         count(word, +1)
     merges = []
     for new in range(256, 256 + num_merges):
-        if not counts:
+        pair = max(counts, key=lambda pair: (counts[pair], pair), default=None)   # eq. (1)
+        if not counts[pair]:
             raise ValueError(f"only {len(merges)} of the {num_merges} merges can be learnt: no pair is left in this text")
-        pair = max(counts, key=lambda pair: (counts[pair], pair))                 # eq. (1)
         for word in list(places.pop(pair)):                                       # only these words change
             count(word, -1)
             spelled[word] = glue(spelled[word], pair, new)
