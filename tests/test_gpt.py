@@ -88,6 +88,14 @@ def test_characters_name_what_they_do_not_know_and_read_whatever_comes():
         assert characters.decode(tokens) == kept and said.startswith(remark) and bool(said) == bool(remark)
 
 
+def test_a_counted_model_mixes_its_contexts_as_witten_and_bell_do():
+    counted = gpt.CountedModel(torch.tensor([0, 1, 0, 2, 0, 1]), vocab=3, order=1)
+    shorter = (2 + 3 * (1 / 3)) / (6 + 3)  # of six tokens of three kinds, two are 1
+    assert counted.probability([0], 1) == pytest.approx((2 + 2 * shorter) / (3 + 2))  # 0 is followed by 1, 2, 1: two kinds
+    assert counted.log_probabilities(torch.tensor([0])).exp().sum().item() == pytest.approx(1.0)
+    assert counted.losses(torch.tensor([0, 1]))[1].item() == pytest.approx(-math.log((2 + 2 * shorter) / 5))
+
+
 def test_losses_by_place_judge_every_token_once():
     model, tokens = MODELS["03"](), torch.randint(11, (100,), generator=seeded(3))
     losses = gpt.losses_by_place(model, tokens, rows=2)
