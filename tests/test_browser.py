@@ -27,9 +27,8 @@ PANELS = {"01_gan.ipynb": ["Be the generator", "Arena", "Latent walk", "Fool the
           "02_vae.ipynb": ["Reparameterise", "Morph", "Latent map", "The beta dial",
                            "Holes: autoencoder beside VAE"]}  # fmt: skip
 GAN = "01_gan.ipynb"
-# These act on training to come, or on a past that a new game does not have, or the panel is there already; and one
-# step of top-k away from the whole alphabet is beyond the bars that are shown.
-NOTHING_TO_SEE = {"G learning rate", "D learning rate", "D steps per G", "rewind", "Centre", "Start again", "top-k"}
+# These act on training to come, or on a past that a new game does not have, or the panel is there already.
+NOTHING_TO_SEE = {"G learning rate", "D learning rate", "D steps per G", "rewind", "Centre"}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--no-proxy-server"]  # fmt: skip
 PRIVATE = "JUPYTER_CONFIG_DIR JUPYTERLAB_SETTINGS_DIR JUPYTERLAB_WORKSPACES_DIR JUPYTER_RUNTIME_DIR IPYTHONDIR".split()
@@ -174,8 +173,7 @@ def opened(chromium, tmp_path_factory, request):
     print(f"\n\n{request.param}: all cells in {lab.seconds:.0f} s at AIGC_BUDGET=0.1\n{'panel':<20} moves  p50 ms  p95 ms")
     for title, ms in lab.latency.items():
         print(f"{title:<20}{len(ms):>6}{percentile(ms, 50):>8.0f}{percentile(ms, 95):>8.0f}")
-    if request.param == GAN:
-        print(f"Arena, Run: {lab.arena_rate}")
+    print(f"Arena, Run: {lab.arena_rate}")
 
 
 @pytest.fixture
@@ -195,11 +193,9 @@ def test_the_notebook_runs_and_shows_its_panels(lab):
     assert lab.page.locator(".aigc-panel .aigc-status[data-state=ok]").count() == len(lab.titles)
 
 
-EVERY_PANEL = [(notebook, title) for notebook, titles in PANELS.items() for title in titles]
-
-
-@pytest.mark.parametrize(("opened", "title"), EVERY_PANEL, indirect=["opened"])
-def test_every_control_answers_with_one_drawing(lab, title):
+@pytest.mark.parametrize("number", range(5))
+def test_every_control_answers_with_one_drawing(lab, number):
+    title = lab.titles[number]
     panel, answers, moves = lab.panel(title), {}, []
     seq = seq_of(panel)
     for slider in panel.locator(".widget-slider").all():
@@ -214,9 +210,6 @@ def test_every_control_answers_with_one_drawing(lab, title):
         first, size = select.evaluate("menu => [menu.selectedIndex, menu.options.length]")
         order = [k for k in range(size) if k != first] + [first]
         answers[label] = [lab.act(panel, lambda k=k, s=select: s.select_option(index=k)) for k in order]
-    for area in panel.locator("textarea").all():
-        area.press("Control+End")
-        answers |= {"text": [lab.act(panel, lambda a=area, k=key: a.press(k)) for key in ("e", "Backspace", "x")]}
     for box in panel.locator(".widget-checkbox input").all():
         answers |= {"check box": [lab.act(panel, box.click) for _ in range(2)]}
     for name in panel.locator(".widget-button:visible").all_inner_texts():
