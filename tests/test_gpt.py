@@ -223,7 +223,7 @@ def test_the_answers_loss_leaves_the_question_out():
 def test_marks_refuse_the_bugs_of_the_exercises():
     """Each published bug, handed in as an answer, is refused; the solutions are marked right by tests/test_notebooks.py."""
     space = run_cells("03b_gpt_beyond.ipynb", ("setup", "export"))
-    space |= run_marks("03b_gpt_beyond.ipynb", space)
+    run_marks("03b_gpt_beyond.ipynb", space)
 
     def from_the_left(tokens, merges):
         rank, k = {pair: m for m, pair in enumerate(merges)}, 0
@@ -247,14 +247,13 @@ def test_marks_refuse_the_bugs_of_the_exercises():
 
 
 def run_marks(name, space):
-    """The names that the mark cells of a notebook define, run after its set-up with blank answers."""
+    """Run the mark cells of a notebook in `space`, after its set-up, with blank answers."""
     from aigc_helpers import notebooks
 
     book = notebooks.read(notebooks.ROOT / "notebooks" / name)
     for answer, mark, _ in notebooks.exercises(book):
         exec(answer.source, space)
         exec(mark.source, space)
-    return space
 
 
 def test_gpt2_is_loaded_from_a_folder_and_gives_our_model_its_logits(tmp_path):

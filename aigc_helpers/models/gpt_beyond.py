@@ -208,15 +208,20 @@ def set_rates(opts, step, num_steps):
             group["lr"] = factor * group.setdefault("full", group["lr"])
 
 
-def train_step(model, opts, batch, device):
-    """One step of all optimisers on tokens (N, T + 1); returns the loss."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cpu"):
-        loss = next_token_loss(model, batch)
+def descend(loss, opts):
+    """One step of all optimisers down the gradient of the loss."""
     for opt in opts:
         opt.zero_grad()
     loss.backward()
     for opt in opts:
         opt.step()
+
+
+def train_step(model, opts, batch, device):
+    """One step of all optimisers on tokens (N, T + 1); returns the loss."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cpu"):
+        loss = next_token_loss(model, batch)
+    descend(loss, opts)
     return loss
 
 
@@ -236,6 +241,7 @@ class Trunk(nn.Module):
         return self.gpt.norm(h)
 
     def embed(self, tokens):
+        """The stream (N, T, D) at the entrance."""
         return self.gpt.embed(tokens)
 
     def read_out(self, h):
@@ -312,7 +318,7 @@ def answer_loss(model, tokens, is_answer):
 
 
 def load_gpt2(name="openai-community/gpt2", fetch=False):
-    """GPT-2's tokenizer, the library's model and its state dict; None and the reason where it cannot be had.
+    """[tokenizer, the library's model] of GPT-2 and ""; or None and the reason, where it cannot be had.
 
     name: a repository on the Hugging Face hub, or a folder. Without `fetch` only this machine is searched.
     """
