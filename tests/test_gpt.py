@@ -117,6 +117,23 @@ def test_the_stages_of_attention_end_in_what_the_layer_mixes():
 # ---------------------------------------------------------------- 03b
 
 
+@torch.no_grad()
+def test_a_modern_block_is_its_formula():
+    """Eq. (8) of 03 with eq. (2), eq. (3), queries and keys of length 1 a number, and the square of a ReLU; one head."""
+    torch.manual_seed(0)
+    block, h = stirred(gpt_beyond.ModernBlock(8, 1)), torch.randn(1, 5, 8)
+
+    def unit(x):
+        return x / (x.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
+
+    q, k, v = block.qkv(unit(h) * block.norm1.weight).chunk(3, dim=-1)
+    q, k = (gpt_beyond.rotate(unit(x)[:, None])[:, 0] for x in (q, k))
+    middle = h + block.out(gpt.attention(q, k, v, gpt.causal_mask(5))[0])
+    inner = block.up(unit(middle) * block.norm2.weight)
+    want = middle + block.down(inner * (inner > 0) * inner)
+    torch.testing.assert_close(block(h), want, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("muon", [True, False])
 def test_each_weight_has_exactly_one_optimiser_and_all_of_them_move(muon):
     model = stirred(gpt_beyond.ModernGPT(11, 16, 12, 2, 2, rows=50))
@@ -124,7 +141,9 @@ def test_each_weight_has_exactly_one_optimiser_and_all_of_them_move(muon):
     owned = [id(weight) for opt in opts for group in opt.param_groups for weight in group["params"]]
     assert sorted(owned) == sorted(id(weight) for weight in model.parameters())
     if muon:
-        assert {id(block.qkv.weight) for block in model.blocks} <= {id(w) for group in opts[1].param_groups for w in group["params"]}
+        by_muon = {id(weight) for group in opts[1].param_groups for weight in group["params"]}
+        layers = [layer for block in model.blocks for layer in (block.qkv, block.out, block.up, block.down)]
+        assert by_muon == {id(layer.weight) for layer in layers}, "no embedding, no table, no norm, no exit"
     before = [weight.clone() for weight in model.parameters()]
     gpt_beyond.set_rates(opts, 5, 100)
     gpt_beyond.train_step(model, opts, torch.randint(11, (4, 17), generator=seeded()), torch.device("cpu"))
