@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import inspect
 import io
 import os
@@ -49,7 +50,7 @@ FIGURES = {
     "draw_warp": lambda: drawn(plotting.draw_warp, plotting.plane(4).reshape(4, 4, 2)),
     "draw_gauge": lambda: drawn(plotting.draw_gauge, 0.3, 1.0, "KL"),
 }
-NO_FIGURE = {"style", "to_png", "show", "tile", "smooth", "square", "plane", "stage", "log_axis"}  # tested one by one below
+NO_FIGURE = {"style", "to_png", "show", "show_text", "tile", "smooth", "square", "plane", "stage", "log_axis"}  # tested one by one below
 each_figure = pytest.mark.parametrize("name", FIGURES)
 
 
@@ -152,6 +153,19 @@ def test_show_emits_a_picture_and_its_description(monkeypatch):
 def test_show_refuses_to_show_without_a_description(alt):
     with pytest.raises(ValueError, match="describe the figure in a sentence"):
         plotting.show(plotting.figure(3, 2)[0], alt)
+    with pytest.raises(ValueError, match="say in a sentence"):
+        plotting.show_text("words", alt)
+
+
+def test_a_text_is_shown_as_it_is_and_never_taken_for_markup(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    words = "<script>alert(1)</script> & </pre>\n  \"two\" lines"
+    plotting.show_text(words, 'What "it" wrote.')
+    page = shown[0]["text/html"]
+    assert shown[0]["text/plain"] == 'What "it" wrote.' and 'aria-label="What &quot;it&quot; wrote."' in page
+    assert page.count("<") == 2 and "<script" not in page
+    assert html.unescape(page[page.index(">") + 1 : page.rindex("</pre>")]) == words
 
 
 # ---------------------------------------------------------------- images
