@@ -8,6 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from aigc_helpers.models.gpt import causal_mask, next_token_loss
+from aigc_helpers.training import autocast
 
 
 PIECES = re.compile(r" ?\w+| ?[^\w\s]+|\s+")              # a word or signs, with the space before; or white space
@@ -191,13 +192,44 @@ class ModernGPT(nn.Module):
         return self.read_out(h)
 
 
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)                          # a, b, c: Jordan 2024
+
+
+def orthogonal(G, rounds=5):
+    """About U V' for a matrix G = U S V' of any shape: eq. (5). Every singular value ends near 1."""
+    a, b, c = NEWTON_SCHULZ
+    X = G if G.shape[0] <= G.shape[1] else G.T                     # the smaller of the two squares, X X'
+    X = X / X.norm().clamp_min(1e-7)                               # no singular value above 1
+    for _ in range(rounds):
+        A = X @ X.T
+        X = a * X + (b * A + c * A @ A) @ X
+    return X if G.shape[0] <= G.shape[1] else X.T
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan 2024) with Nesterov momentum, for matrices only; bfloat16 only where that is quick."""
+
+    def __init__(self, params, lr=0.02, momentum=0.95):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for W in group["params"]:
+                mean = self.state[W].setdefault("mean", torch.zeros_like(W))
+                mean.lerp_(W.grad, 1 - group["momentum"])
+                with autocast(W.device):
+                    O = orthogonal(W.grad.lerp(mean, group["momentum"]))
+                W.add_(O, alpha=-group["lr"] * max(1.0, W.shape[0] / W.shape[1]) ** 0.5)
+
+
 def optimizers(model, muon=True):
     """Muon for the matrices inside the blocks and AdamW for all else, or AdamW for everything."""
     inner = [weight for block in model.blocks for weight in block.parameters() if weight.ndim == 2]
     chosen = {id(weight) for weight in inner} if muon else set()
     rest = [weight for weight in model.parameters() if id(weight) not in chosen]
     found = [torch.optim.AdamW(rest, lr=5e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
-    return [*found, torch.optim.Muon(inner, lr=0.02, momentum=0.95, weight_decay=0.0)] if muon else found
+    return [*found, Muon(inner)] if muon else found
 
 
 def set_rates(opts, step, num_steps):
@@ -219,7 +251,7 @@ def descend(loss, opts):
 
 def train_step(model, opts, batch, device):
     """One step of all optimisers on tokens (N, T + 1); returns the loss."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cpu"):
+    with autocast(device):
         loss = next_token_loss(model, batch)
     descend(loss, opts)
     return loss
