@@ -219,8 +219,8 @@ class Muon(torch.optim.Optimizer):
                 mean = self.state[W].setdefault("mean", torch.zeros_like(W))
                 mean.lerp_(W.grad, 1 - group["momentum"])
                 with autocast(W.device):
-                    O = orthogonal(W.grad.lerp(mean, group["momentum"]))
-                W.add_(O, alpha=-group["lr"] * max(1.0, W.shape[0] / W.shape[1]) ** 0.5)
+                    update = orthogonal(W.grad.lerp(mean, group["momentum"]))
+                W.add_(update, alpha=-group["lr"] * max(1.0, W.shape[0] / W.shape[1]) ** 0.5)
 
 
 def optimizers(model, muon=True):
