@@ -27,7 +27,8 @@ PANELS = {"01_gan.ipynb": ["Be the generator", "Arena", "Latent walk", "Fool the
           "02_vae.ipynb": ["Reparameterise", "Morph", "Latent map", "The beta dial",
                            "Holes: autoencoder beside VAE"],
           "03_gpt.ipynb": ["Load the dice", "Dice loader", "Attention lens", "Surprise", "Break the mask"],
-          "03b_gpt_beyond.ipynb": ["Merge machine", "Growing up"]}  # fmt: skip
+          "03b_gpt_beyond.ipynb": ["Merge machine", "Growing up"],
+          "04_diffusion.ipynb": ["Fog", "Rivers", "One guess", "Step race", "Guidance dial", "Draw and finish"]}  # fmt: skip
 GAN = "01_gan.ipynb"
 # These act on training to come, or on a past that a new game does not have, or the panel is there already; one
 # step of top-k from the whole alphabet takes away a face that is too unlikely to be among the bars.

@@ -31,6 +31,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK, VAE = "notebooks/01_gan.ipynb", "notebooks/02_vae.ipynb"
 GPT, BEYOND = "notebooks/03_gpt.ipynb", "notebooks/03b_gpt_beyond.ipynb"
+DIFFUSION = "notebooks/04_diffusion.ipynb"
 COPIED = ("aigc_helpers", "tests", "notebooks", "pyproject.toml", "conftest.py")
 TIME_LIMIT, WORKERS = 120, 2
 PRELOADED = ("torch", "matplotlib.figure", "matplotlib.backends.backend_agg", "ipywidgets", "IPython.display",
@@ -69,6 +70,11 @@ def gpt(name, old, new, catcher="gpt page"):
 def beyond(name, old, new, catcher="beyond page"):
     """A fault in 03b_gpt_beyond."""
     return Fault(name, BEYOND, old, new, catcher)
+
+
+def diffusion(name, old, new, catcher="diffusion page"):
+    """A fault in 04_diffusion."""
+    return Fault(name, DIFFUSION, old, new, catcher)
 
 
 def helper(module, name, old, new, test=None):
@@ -263,6 +269,43 @@ FAULTS = [
     beyond("mark 3 lets two zeros pass", "check_above(\"some gradient arrives\", B.grad.abs().sum() + A.grad.abs().sum(), 1e-6)",
            "check_above(\"some gradient arrives\", B.grad.abs().sum() + A.grad.abs().sum(), -1)",
            "tests/test_gpt.py::test_marks_refuse_the_bugs_of_the_exercises"),
+    # ---- the fourth notebook
+    diffusion("alpha_bar off by one: level 0 has noise", "torch.cat([torch.ones(1).double(), (1 - beta).cumprod(0)])",
+              "torch.cat([(1 - beta).cumprod(0), torch.zeros(1).double()])"),
+    diffusion("noise scaled by its variance", "Path(alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float())",
+              "Path(alpha_bar.sqrt().float(), (1 - alpha_bar).float())"),
+    diffusion("the jump takes the noise of the level before", "level(path.noise, t, x0) * eps", "level(path.noise, torch.as_tensor(t) - 1, x0) * eps"),
+    diffusion("linear schedule not scaled to the number of levels", "dtype=torch.float64) * 1000 / num_levels", "dtype=torch.float64)",
+              "tests/test_diffusion.py::test_a_schedule_is_the_same_curve_for_any_number_of_levels"),
+    diffusion("a mixture's offers weighted by the wrong width", "(a * sigma).square() + n.square()", "(a * sigma).square() + n"),
+    diffusion("Tweedie without the pull of the centre", "centres + (a * sigma**2 / variance)", "centres + (sigma**2 / variance)"),
+    diffusion("width of a step: noise of the wrong level", "left = path.signal[t] / path.signal[s] * path.noise[s]",
+              "left = path.signal[t] / path.signal[s] * path.noise[t]"),
+    diffusion("noise on the last step", "    if s == 0 or eta == 0:\n        return x  ", "    std = std + 0.1 * (s == 0)\n    if eta == 0:\n        return x  "),
+    diffusion("DDIM: wrong sign of the direction", "clamp_min(0).sqrt() * eps\n    if s == 0", "clamp_min(0).sqrt() * -eps\n    if s == 0"),
+    diffusion("fresh noise on top of the old", "(path.noise[s].square() - std.square())", "path.noise[s].square()"),
+    diffusion("Heun: walks from the wrong end", "new = x + (path.signal[s] - path.signal[t]) * (x0 + x0_there) / 2",
+              "new = new + (path.signal[s] - path.signal[t]) * (x0 + x0_there) / 2"),
+    diffusion("Heun: the second look at the old level", "guess(new, s)", "guess(new, t)"),
+    diffusion("time embedding constant", "angle = t[:, None].float() * frequency", "angle = 0 * t[:, None].float() * frequency"),
+    diffusion("v with its sign turned", '"v": a * eps - n * x0', '"v": a * eps + n * x0'),
+    diffusion("v read as if it were turned", "(n * x + a * out) / (a * a + n * n)", "(n * x - a * out) / (a * a + n * n)"),
+    diffusion("velocity: towards the data instead of away", '"velocity": eps - x0}', '"velocity": x0 - eps}'),
+    diffusion("loss: level 0 is drawn, level T is not", "torch.randint(1, len(path.signal), (len(x0),)", "torch.randint(0, len(path.signal) - 1, (len(x0),)",
+              "tests/test_diffusion.py::test_the_loss_draws_every_level_but_the_data"),
+    diffusion("weights of the bound: shifted by a level", "0.5 * (snr[1:-1] - snr[2:]) / snr[2:]", "0.5 * (snr[1:-1] - snr[2:]) / snr[1:-1]"),
+    diffusion("bound: the end is forgotten", "    return end, middle, last", "    return 0 * end, middle, 0 * last"),
+    diffusion("block: no zero at the start", "        nn.init.zeros_(self.conv2.weight)                          # at the start a block passes on what it is given\n", ""),
+    diffusion("U-Net deaf to its label", "self.time(time_embedding(t)) + self.label(label)", "self.time(time_embedding(t)) + 0 * self.label(label)"),
+    diffusion("U-Net deaf to its level", "self.time(time_embedding(t)) + self.label(label)", "self.time(0 * time_embedding(t)) + self.label(label)"),
+    diffusion("guidance swapped", "return with_label + w * (with_label - without)", "return without + w * (with_label - without)"),
+    diffusion("guidance: the halves swapped", "with_label, without = both.chunk(2)", "without, with_label = both.chunk(2)"),
+    diffusion("labels are never dropped", "< share, NO_LABEL, label)", "< 0 * share, NO_LABEL, label)",
+              "tests/test_diffusion.py::test_a_tenth_of_the_labels_is_dropped"),
+    diffusion("finish starts from the clean picture's level", "x=x, start=start, eta=1.0", "x=x, start=None, eta=1.0",
+              "tests/test_diffusion.py::test_finish_from_a_low_level_stays_near"),
+    diffusion("mark 2 takes the square root away", "0.6 * x0 + 0.8 * eps)", "0.6 * x0 + 0.64 * eps)", "diffusion exercises"),
+    diffusion("mark 5 forgets the direction", "eps * math.exp(-2)", "eps * math.exp(2)", "diffusion exercises"),
     # ---- the helpers
     helper("checks", "check() passes where it should fail", "if not (excess > 0).any():",
            "if not (excess <= 0).any():"),
@@ -388,7 +431,7 @@ def tags(cell):
     return cell.metadata.get("tags", [])
 
 
-LAST_SECTION = {"gan": 5, "vae": 9, "gpt": 6, "gpt_beyond": 5}  # of those whose cells may be cheap
+LAST_SECTION = {"gan": 5, "vae": 9, "gpt": 6, "gpt_beyond": 5, "diffusion": 10}  # of those whose cells may be cheap
 
 
 def is_cheap(nb, index, space):
@@ -516,7 +559,8 @@ def examine(folder, catcher, export):
 OWN_CATCHERS = {"page": (run_page, NOTEBOOK), "exercises": (run_exercises, NOTEBOOK),
                 "vae page": (run_page, VAE), "vae exercises": (run_exercises, VAE),
                 "gpt page": (run_page, GPT), "gpt exercises": (run_exercises, GPT),
-                "beyond page": (run_page, BEYOND)}  # fmt: skip
+                "beyond page": (run_page, BEYOND),
+                "diffusion page": (run_page, DIFFUSION), "diffusion exercises": (run_exercises, DIFFUSION)}  # fmt: skip
 
 
 # ---------------------------------------------------------------- the tests
@@ -574,7 +618,8 @@ def caught_by(result):
 
 
 CATCHERS = sorted({fault.catcher for fault in FAULTS})
-LEAST = {"page": 30, "exercises": 3, "vae page": 25, "vae exercises": 3, "gpt page": 40, "gpt exercises": 5, "beyond page": 20}  # checks and exercises that must have been run for green to mean anything
+LEAST = {"page": 30, "exercises": 3, "vae page": 25, "vae exercises": 3, "gpt page": 40, "gpt exercises": 5, "beyond page": 20,
+         "diffusion page": 40, "diffusion exercises": 5}  # checks and exercises that must have been run for green to mean anything
 
 
 @pytest.mark.parametrize("catcher", CATCHERS, ids=[catcher.split("::")[-1] for catcher in CATCHERS])
@@ -596,7 +641,7 @@ def test_there_are_enough_faults():
     names = [fault.name for fault in FAULTS]
     assert len(names) == len(set(names)) >= 18
     helpers = {f"aigc_helpers/{name}.py" for name in ("checks", "data", "metrics", "panels", "plotting", "training")}
-    assert {fault.where for fault in FAULTS} >= {NOTEBOOK, VAE, GPT, BEYOND, *helpers}
+    assert {fault.where for fault in FAULTS} >= {NOTEBOOK, VAE, GPT, BEYOND, DIFFUSION, *helpers}
 
 
 if __name__ == "__main__":

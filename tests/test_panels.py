@@ -565,6 +565,88 @@ def test_growing_up_shows_the_weights_of_its_moment(spaces):
         assert torch.equal(space["youth"]["model"].head.weight, space["album"][step]["head.weight"]) and f"Step {step} of 8" in panel.status.value
 
 
+# ---------------------------------------------------------------- the panels of 04_diffusion
+
+
+def diffusion_namespace():
+    """The set-up, exported and panel cells of 04_diffusion, with models that are not trained."""
+    from notebook_cells import run_cells
+
+    def hand_in(space):
+        if "ToyRun" in space and "run" not in space:
+            space["centres"], space["sigma"] = space["toy_modes"]("ring")
+            path = space["ring_path"] = space["PATHS"]["linear"]
+            space["exact"] = lambda x, t: space["mixture_guess"](x, t, path, space["centres"], space["sigma"])
+            space["run"] = space["ToyRun"]()
+        if "UNet" in space and "artist" not in space:
+            torch.manual_seed(0)
+            space["artist"], space["ROAD"] = space["UNet"](8).eval(), space["PATHS"]["straight"]
+            torch.nn.init.normal_(space["artist"].leave.weight, std=0.05)
+            space["PLANS"] = {"DDPM": {"eta": 1.0}, "DDIM": {}, "Heun": {"heun": True}}
+            space["STRENGTHS"], space["PER_CLASS"] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0), 10
+            space["album"] = {w: torch.rand(100, 1, 28, 28) for w in space["STRENGTHS"]}
+            space["accuracy"], space["variety"] = [0.5, 0.6, 0.7, 0.8, 0.9, 0.8], [1.0, 0.9, 0.8, 0.7, 0.6, 0.5]
+
+    return run_cells("04_diffusion.ipynb", ("setup", "export", "panel"), hand_in)
+
+
+@pytest.fixture(scope="module")
+def fog():
+    return diffusion_namespace()
+
+
+DIFFUSION_PANELS = ["fog_panel", "rivers_panel", "guess_panel", "race_panel", "dial_panel", "finish_panel"]
+
+
+@pytest.mark.parametrize("name", DIFFUSION_PANELS)
+def test_every_control_of_every_diffusion_panel_draws_once_and_changes_the_picture(fog, name):
+    panel = fog[name]
+    start = panel.values
+    for key, control in panel.controls.items():
+        seq, before = panel.seq, picture(panel)
+        control.value = other_value(control)
+        assert panel.error is None, f"{name}.{key}: {panel.error}"
+        assert panel.seq == seq + 1, f"{name}.{key} did not draw once"
+        assert not np.array_equal(before, picture(panel)), f"{name}.{key}: the same picture"
+        control.value = start[key]
+    for label in set(panel.buttons) - {"Run", "Pause"}:
+        before = picture(panel)
+        panel.buttons[label].click()
+        assert panel.error is None and not np.array_equal(before, picture(panel)) or label in ("New network",)
+
+
+def test_the_rivers_teach_a_new_network(fog):
+    panel = fog["rivers_panel"]
+    panel.buttons["New network"].click()
+    assert panel.values["who"] == "network" and "Training step 0." in panel.status.value
+    panel.play.value += 1
+    assert "Training step 20." in panel.status.value and panel.error is None
+
+
+def test_the_rivers_end_on_the_ring_with_the_exact_score(fog):
+    panel = fog["rivers_panel"]
+    panel.set(who="exact score", num_steps=50, eta=1.0)
+    assert int(re.search(r"at the end (\d+) %", panel.status.value)[1]) > 90
+    panel.set(num_steps=2)
+    assert int(re.search(r"at the end (\d+) %", panel.status.value)[1]) < 90
+
+
+def test_the_fog_says_how_much_is_data(fog):
+    panel = fog["fog_panel"]
+    panel.set(t=0)
+    assert "x = 1.000 digit + 0.000 noise" in panel.status.value
+    panel.set(t=500, schedule="straight")
+    assert "x = 0.500 digit + 0.500 noise" in panel.status.value
+
+
+def test_what_was_finished_is_shown_only_for_the_controls_it_was_made_for(fog):
+    panel = fog["finish_panel"]
+    panel.buttons["Finish"].click()
+    assert "Six finishes" in panel.status.value
+    panel.set(t=500 if panel.values["t"] != 500 else 550)
+    assert "Press Finish" in panel.status.value
+
+
 # ---------------------------------------------------------------- the same under Colab's ipywidgets
 
 

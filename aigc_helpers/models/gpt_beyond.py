@@ -207,7 +207,7 @@ def orthogonal(G, rounds=5):
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Jordan 2024) with Nesterov momentum, for matrices only; bfloat16 only where that is quick."""
+    """Muon (Jordan 2024) with Nesterov momentum, for matrices, and kernels as (C_out, rest); bfloat16 only where that is quick."""
 
     def __init__(self, params, lr=0.02, momentum=0.95):
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -219,8 +219,8 @@ class Muon(torch.optim.Optimizer):
                 mean = self.state[W].setdefault("mean", torch.zeros_like(W))
                 mean.lerp_(W.grad, 1 - group["momentum"])
                 with autocast(W.device):
-                    update = orthogonal(W.grad.lerp(mean, group["momentum"]))
-                W.add_(update, alpha=-group["lr"] * max(1.0, W.shape[0] / W.shape[1]) ** 0.5)
+                    update = orthogonal(W.grad.lerp(mean, group["momentum"]).flatten(1))
+                W.add_(update.reshape(W.shape), alpha=-group["lr"] * max(1.0, update.shape[0] / update.shape[1]) ** 0.5)
 
 
 def optimizers(model, muon=True):
