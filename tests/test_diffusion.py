@@ -37,6 +37,13 @@ def test_the_loss_draws_every_level_but_the_data():
     assert sorted(set(seen[0].tolist())) == list(range(1, 21))
 
 
+def test_the_levels_in_the_middle_come_more_often_if_asked():
+    for middle, share in ((False, 0.5), (True, 0.728)):                       # of a logistic-normal: 2 Phi(log 3) - 1
+        t = diffusion.draw_levels(100_000, 1000, middle, seeded())
+        assert t.min() >= 1 and t.max() <= 1000 and t.dtype == torch.int64
+        assert abs(((t > 250) & (t <= 750)).float().mean() - share) < 0.01
+
+
 def test_the_loss_takes_the_same_level_for_picture_and_target():
     path, x0 = diffusion.make_path("cosine"), torch.full((400, 2), 0.7)
     right = lambda x, t: diffusion.target_of("v", x0, (x - diffusion.level(path.signal, t, x) * x0) / diffusion.level(path.noise, t, x),  # noqa: E731

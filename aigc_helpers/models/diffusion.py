@@ -151,9 +151,16 @@ def read(target, out, x, a, n):
     return (x - n * out) / (a + n), (x + a * out) / (a + n)
 
 
-def denoising_loss(net, x0, path, target="noise", generator=None, *label):
-    """Mean squared error of eq. (7) over random levels 1..T, for data x0 (N, ...) and the target of your choice."""
-    t = torch.randint(1, len(path.signal), (len(x0),), generator=generator).to(x0.device)
+def draw_levels(n, num_levels=T, middle=False, generator=None):
+    """n random levels from 1 to num_levels: all alike or, if `middle`, mostly those in between; Esser 2024, eq. (19)."""
+    if middle:
+        return (num_levels * torch.sigmoid(torch.randn(n, generator=generator))).ceil().long()
+    return torch.randint(1, num_levels + 1, (n,), generator=generator)
+
+
+def denoising_loss(net, x0, path, target="noise", generator=None, *label, middle=False):
+    """Mean squared error of eq. (7) over random levels, for data x0 (N, ...) and the target of your choice."""
+    t = draw_levels(len(x0), len(path.signal) - 1, middle, generator).to(x0.device)
     eps = torch.randn(x0.shape, generator=generator).to(x0)
     out = net(diffuse(x0, t, eps, path), t, *label)
     return (out.float() - target_of(target, x0, eps, level(path.signal, t, x0), level(path.noise, t, x0))).square().mean()
@@ -170,7 +177,7 @@ def guesser(net, path, target="noise", *label):
 class ToyRun:
     """A denoiser of points in the plane in training; `train` goes on where it was. The rate falls over `total` steps."""
 
-    def __init__(self, data="ring", schedule="linear", target="noise", lr=5e-3, total=1500, seed=0):
+    def __init__(self, data="ring", schedule="cosine", target="v", lr=7e-3, total=2000, seed=0):
         torch.manual_seed(seed)
         self.path, self.target, self.lr, self.total = make_path(schedule), target, lr, total
         self.net, self.random, self.losses = ToyDenoiser(), torch.Generator().manual_seed(seed), []
@@ -178,7 +185,7 @@ class ToyRun:
         self.points = toy_2d(data, 8192, self.random)
 
     @torch.enable_grad()
-    def train(self, num_steps, batch_size=512):
+    def train(self, num_steps, batch_size=256):
         """Some steps of eq. (7)."""
         for _ in range(num_steps):
             for group in self.opt.param_groups:
@@ -311,10 +318,10 @@ def drop_labels(label, share=0.1):
     return torch.where(torch.rand(label.shape, device=label.device) < share, NO_LABEL, label)
 
 
-def train_step(net, opts, x0, label, path, target, device):
+def train_step(net, opts, x0, label, path, target, device, middle=False):
     """One step of all optimisers on pictures x0 (N, 1, 28, 28) in [-1, 1]; returns the loss."""
     with autocast(device):
-        loss = denoising_loss(net, x0, path, target, None, drop_labels(label))
+        loss = denoising_loss(net, x0, path, target, None, drop_labels(label), middle=middle)
     for opt in opts:
         opt.zero_grad()
     loss.backward()
