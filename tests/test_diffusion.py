@@ -1,5 +1,7 @@
 """What 04_diffusion's own checks do not reach: which levels and labels are drawn, and where a walk begins and ends."""
 
+import math
+
 import pytest
 import torch
 
@@ -49,6 +51,16 @@ def test_the_loss_takes_the_same_level_for_picture_and_target():
     right = lambda x, t: diffusion.target_of("v", x0, (x - diffusion.level(path.signal, t, x) * x0) / diffusion.level(path.noise, t, x),  # noqa: E731
                                              diffusion.level(path.signal, t, x), diffusion.level(path.noise, t, x))  # fmt: skip
     assert diffusion.denoising_loss(right, x0, path, "v", seeded()) < 1e-6
+
+
+def test_the_bound_of_one_gaussian_is_just_above_its_entropy():
+    path, alpha_bar, centre = diffusion.make_path("cosine", 200), diffusion.alpha_bars("cosine", 200), torch.zeros(1, 3)
+    x0 = torch.randn(4000, 3, generator=seeded())
+    found = diffusion.bound_terms(lambda x, t: diffusion.mixture_guess(x, t, path, centre, 1.0), x0, path, alpha_bar, seeded(1))
+    entropy = 1.5 * math.log(2 * math.pi * math.e)
+    ratio = (1 - alpha_bar[2:]) / (1 - alpha_bar[1:-1])         # the true step back has this much more variance than eq. (5)
+    gap = 3 * 0.5 * (ratio - 1 - ratio.log()).sum().item()
+    assert found[0] < 1e-3 and abs(sum(found) - entropy - gap) < 0.1
 
 
 def test_a_tenth_of_the_labels_is_dropped():

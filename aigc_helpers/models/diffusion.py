@@ -87,7 +87,7 @@ def step_back(x0, eps, path, t, s, eta=0.0, generator=None):
     std = eta * posterior_std(path, t, s)
     x = path.signal[s] * x0 + (path.noise[s].square() - std.square()).clamp_min(0).sqrt() * eps
     if s == 0 or eta == 0:
-        return x                                                  # at level 0 there is no noise: not even on the last step
+        return x                                                  # at level 0 eq. (5) is 0: no noise on the last step
     return x + std * torch.randn(x.shape, generator=generator).to(x)
 
 
