@@ -272,8 +272,8 @@ FAULTS = [
     # ---- the fourth notebook
     diffusion("alpha_bar off by one: level 0 has noise", "torch.cat([torch.ones(1).double(), (1 - beta).cumprod(0)])",
               "torch.cat([(1 - beta).cumprod(0), torch.zeros(1).double()])"),
-    diffusion("noise scaled by its variance", "Path(alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float())",
-              "Path(alpha_bar.sqrt().float(), (1 - alpha_bar).float())"),
+    diffusion("noise scaled by its variance", "return Path(alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float())",
+              "return Path(alpha_bar.sqrt().float(), (1 - alpha_bar).float())"),
     diffusion("the jump takes the noise of the level before", "level(path.noise, t, x0) * eps", "level(path.noise, torch.as_tensor(t) - 1, x0) * eps"),
     diffusion("linear schedule not scaled to the number of levels", "dtype=torch.float64) * 1000 / num_levels", "dtype=torch.float64)",
               "tests/test_diffusion.py::test_a_schedule_is_the_same_curve_for_any_number_of_levels"),
