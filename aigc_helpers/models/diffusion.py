@@ -65,7 +65,6 @@ def diffuse(x0, t, eps, path):
 
 def mixture_guess(x, t, path, centres, sigma):
     """The exact guesses E[x_0 | x_t] and E[eps | x_t], (N, 2) each, at level t >= 1 for points x (N, 2).
-
     The data are equal Gaussians of width sigma at centres (K, 2): eq. (4). t is an int or (N,).
     """
     a, n = level(path.signal, t, x), level(path.noise, t, x)
@@ -102,9 +101,10 @@ def sample(guess, x, path, num_steps, eta=0.0, heun=False, generator=None, keep=
     for t, s in zip(levels[:-1], levels[1:], strict=True):
         x0, eps = guess(x, t)
         new = step_back(x0, eps, path, t, s, eta, generator)
-        if heun and s > 0:                                        # at level 0 there is no noise to guess: nothing to look at
+        if heun and s > 0:                                        # at level 0 there is nothing left to guess
             x0_there, eps_there = guess(new, s)
-            new = x + (path.signal[s] - path.signal[t]) * (x0 + x0_there) / 2 + (path.noise[s] - path.noise[t]) * (eps + eps_there) / 2
+            x0, eps = (x0 + x0_there) / 2, (eps + eps_there) / 2
+            new = x + (path.signal[s] - path.signal[t]) * x0 + (path.noise[s] - path.noise[t]) * eps
         x = new
         walk.append(x)
     return walk if keep else x
