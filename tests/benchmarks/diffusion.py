@@ -4,13 +4,13 @@ Parts: speed, quality, sampling, panels (all by default; about 9 minutes). Nothi
 speed and quality compare with `diffusers`, which is not among the requirements: `pip install diffusers`. Needs MNIST.
 """
 
+import contextlib
 import os
 import pathlib
 import statistics
 import sys
 import time
 
-import numpy as np
 import torch
 
 from aigc_helpers import training
@@ -39,7 +39,7 @@ def speed(batch=128):
     x0, label, path = torch.rand(batch, 1, 28, 28) * 2 - 1, torch.arange(batch) % 10, diffusion.make_path("straight")
     theirs, ours = library(), diffusion.UNet()
     for bf16 in (False, True):
-        if bf16 and isinstance(training.autocast(CPU), type(training.contextlib.nullcontext())):
+        if bf16 and isinstance(training.autocast(CPU), contextlib.nullcontext):
             print("bfloat16: this processor is not quick at it")
             continue
         rates = {}
@@ -115,20 +115,13 @@ def sampling():
 
 def panels():
     """Latency of every control (drawing included); the models are not trained."""
-    from gan import _values
+    from latency import print_latency
     from test_panels import DIFFUSION_PANELS, diffusion_namespace
 
     space = diffusion_namespace()
     space["artist"] = diffusion.UNet().eval()
     for name in DIFFUSION_PANELS:
-        panel = space[name]
-        for key, control in panel.controls.items():
-            before, times = control.value, []
-            for value in _values(control):
-                control.value = value
-                times.append(panel.last_ms)
-            control.value = before
-            print(f"{name}.{key}: median {np.median(times):.0f} ms, 95th percentile {np.percentile(times, 95):.0f} ms")
+        print_latency(name, space[name])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -120,19 +119,12 @@ def _feed_only(batches, num_steps):
 
 def panels():
     """Latency of every slider and list (drawing included), and chunks a second of the Arena."""
+    from latency import print_latency
     from test_panels import PANELS, gan_namespace
 
     space = gan_namespace()
     for name in PANELS:
-        panel = space[name]
-        for key, control in panel.controls.items():
-            times = []
-            before = control.value
-            for value in _values(control):
-                control.value = value
-                times.append(panel.last_ms)
-            control.value = before
-            print(f"{name}.{key}: median {statistics.median(times):.0f} ms, 95th percentile {np.percentile(times, 95):.0f} ms")
+        print_latency(name, space[name])
     panel = space["arena_panel"]
     panel.set(data="ring", loss="non-saturating", d_steps=1, noise_dim=2)
     panel.buttons["New game"].click()
@@ -140,15 +132,6 @@ def panels():
     for _ in range(60):
         panel.play.value += 1
     print(f"Arena: {60 / (time.perf_counter() - start):.1f} chunks of 10 rounds a second, drawing included (wanted: >= 8)")
-
-
-def _values(control):
-    if hasattr(control, "options"):
-        return [o[1] if isinstance(o, tuple) else o for o in control.options] * 10
-    values = np.linspace(control.min, control.max, 20)
-    if type(control).__name__ == "FloatLogSlider":
-        return [10**v for v in values]
-    return [int(v) for v in values] if type(control).__name__ == "IntSlider" else [float(v) for v in values]
 
 
 # ---------------------------------------------------------------- digits after 90 seconds

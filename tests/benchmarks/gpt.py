@@ -10,7 +10,6 @@ import statistics
 import sys
 import time
 
-import numpy as np
 import torch
 
 from aigc_helpers import training
@@ -90,28 +89,12 @@ def speed(num_steps=40):
 
 def panels():
     """Latency of every control (drawing included)."""
+    from latency import print_latency
     from test_panels import GPT_PANELS, beyond_namespace, gpt_namespace
 
     spaces = {"03": gpt_namespace(), "03b": beyond_namespace()}
     for book, name in GPT_PANELS:
-        panel = spaces[book][name]
-        for key, control in panel.controls.items():
-            before, times = control.value, []
-            for value in _moves(control):
-                control.value = value
-                times.append(panel.last_ms)
-            control.value = before
-            print(f"{name}.{key}: median {np.median(times):.0f} ms, 95th percentile {np.percentile(times, 95):.0f} ms")
-
-
-def _moves(control):
-    from gan import _values
-
-    if isinstance(control.value, bool):
-        return [not control.value, control.value] * 10
-    if isinstance(control.value, str) and not hasattr(control, "options"):
-        return [control.value + " and so on"[:k] for k in range(1, 11)] * 2
-    return _values(control)
+        print_latency(name, spaces[book][name])
 
 
 if __name__ == "__main__":

@@ -103,19 +103,12 @@ def bounds():
 
 def panels():
     """Latency of every slider (drawing included)."""
-    from gan import _values
+    from latency import print_latency
     from test_panels import VAE_PANELS, vae_namespace
 
     space = vae_namespace()
     for name in VAE_PANELS:
-        panel = space[name]
-        for key, control in panel.controls.items():
-            before, times = control.value, []
-            for value in [True, False] * 10 if isinstance(before, bool) else _values(control):
-                control.value = value
-                times.append(panel.last_ms)
-            control.value = before
-            print(f"{name}.{key}: median {np.median(times):.0f} ms, 95th percentile {np.percentile(times, 95):.0f} ms")
+        print_latency(name, space[name])
 
 
 if __name__ == "__main__":
