@@ -175,7 +175,7 @@ class Panel:
             start = time.perf_counter()
             try:
                 work()
-                with torch.no_grad():
+                with torch.no_grad(), plotting.style():
                     drawn = self.draw(**self.values)
                 fig, text = drawn if isinstance(drawn, tuple) else (drawn, "")
                 self.picture.value = self._img(fig, text)
@@ -248,7 +248,7 @@ class Panel:
         for caption, change in self.frames or [("", {})]:
             change = change() if callable(change) else change
             self.put(**(change if isinstance(change, dict) else {}))
-            with torch.no_grad():
+            with torch.no_grad(), plotting.style():
                 drawn = self.draw(**self.values)
             fig = drawn[0] if isinstance(drawn, tuple) else drawn
             pictures.append((caption, plotting.to_png(fig, scale=1.25)))

@@ -8,6 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from aigc_helpers.data import toy_2d
+from aigc_helpers.models.gpt_beyond import descend
 from aigc_helpers.training import autocast
 
 
@@ -322,11 +323,7 @@ def train_step(net, opts, x0, label, path, target, device, middle=False):
     """One step of all optimisers on pictures x0 (N, 1, 28, 28) in [-1, 1]; returns the loss."""
     with autocast(device):
         loss = denoising_loss(net, x0, path, target, None, drop_labels(label), middle=middle)
-    for opt in opts:
-        opt.zero_grad()
-    loss.backward()
-    for opt in opts:
-        opt.step()
+    descend(loss, opts)
     return loss
 
 
