@@ -9,9 +9,15 @@ import pytest
 os.environ.setdefault("AIGC_BUDGET", "0.1")
 os.environ.setdefault("PYTHONHASHSEED", "0")
 
-ORDER = ("notebook", "browser", "mutation")  # after the plain tests, which take seconds
+ORDER = ("notebook", "exhaustive", "browser", "mutation", "colab")  # after the plain tests, which take seconds
+EXHAUSTIVE = set(ORDER[1:])  # half an hour together: run in CI and when asked for
 
 _seconds = defaultdict(float)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--exhaustive", action="store_true",
+                     help=f"run the tests marked {', '.join(sorted(EXHAUSTIVE))} too (half an hour)")  # fmt: skip
 
 
 def pytest_report_header():
@@ -20,15 +26,27 @@ def pytest_report_header():
     return f"AIGC_BUDGET={os.environ['AIGC_BUDGET']}, data: {source}{offline}"
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.path.suffix == ".ipynb":
             item.add_marker(pytest.mark.notebook)
     items.sort(key=_turn)  # a stable sort: the cells of a notebook stay in order
+    left_out = [item for item in items if not _wanted(item, config)]
+    if left_out:
+        items[:] = [item for item in items if _wanted(item, config)]
+        config.hook.pytest_deselected(items=left_out)
+        config.left_out = len(left_out)
 
 
 def _turn(item):
     return max((1 + ORDER.index(mark.name) for mark in item.iter_markers() if mark.name in ORDER), default=0)
+
+
+def _wanted(item, config):
+    """An exhaustive test is run with --exhaustive, if -m names one of its marks, or if its file is named."""
+    marks = EXHAUSTIVE & {mark.name for mark in item.iter_markers()}
+    named = any(item.path.name in argument for argument in config.args)
+    return not marks or config.option.exhaustive or named or any(mark in config.option.markexpr for mark in marks)
 
 
 def pytest_runtest_logreport(report):
@@ -37,6 +55,8 @@ def pytest_runtest_logreport(report):
         _seconds[file] += report.duration
 
 
-def pytest_terminal_summary(terminalreporter):
+def pytest_terminal_summary(terminalreporter, config):
+    if left_out := getattr(config, "left_out", 0):
+        terminalreporter.write_line(f"{left_out} exhaustive tests left out: `python -m pytest --exhaustive` runs them")
     for notebook, seconds in sorted(_seconds.items()):
         terminalreporter.write_line(f"{notebook}: {seconds:.0f} s at AIGC_BUDGET={os.environ['AIGC_BUDGET']}")

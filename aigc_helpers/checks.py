@@ -2,7 +2,8 @@
 
 A check prints what was *expected*, never what was measured. So its line is the same on every machine,
 and a notebook's stored output can be compared word for word; the check itself fails if the equation,
-or the code of it, is wrong.
+or the code of it, is wrong. In Jupyter, importing this module also puts a word of advice under errors that
+come from the surroundings: cells run out of order, a missing package, no memory left.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def check(name, got, want, rtol=1e-5, atol=0.0) -> None:
     Prints `name`, `want` to as many digits as the tolerance can tell apart, and the tolerance.
     Raises CheckFailed with both values (for arrays: at the worst place).
     """
-    if not (0 <= rtol < math.inf and 0 <= atol < math.inf):
+    if not all(isinstance(tolerance, int | float) and 0 <= tolerance < math.inf for tolerance in (rtol, atol)):
         raise ValueError(f"check({name!r}): tolerances must be finite and not negative, got {rtol}, {atol}")
     got, expected = _array(name, "got", got), _array(name, "want", want)
     if got.shape != expected.shape:
@@ -249,3 +250,43 @@ def _has_stub(answer):
     """Whether it is a class, or a module of a class, with a method still to be written."""
     owner = type(answer) if isinstance(answer, torch.nn.Module) else answer
     return inspect.isclass(owner) and any(_is_stub(member) for member in vars(owner).values())
+
+
+# ---------------------------------------------------------------- errors, with a word of advice
+
+
+def advice(error) -> str:
+    """What to do about an error that lies in the surroundings, not in the reader's code; "" for any other.
+
+    Cells run out of order (or after the kernel was restarted), a package that is not there, memory that is used up.
+    """
+    if type(error) is NameError and error.name:
+        return (
+            f"Advice: if a cell further up makes {error.name!r}, run that one first: choose Run > Run All Above "
+            "Selected Cell.\nIf none does, look for a slip in the name."
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return f"Advice: if requirements.txt names {package!r}, run `%pip install {package}` and restart the kernel."
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        return (
+            "Advice: the memory is used up. Make the batch or the model smaller, or restart the kernel to free what "
+            "earlier cells hold;\nAIGC_DEVICE=cpu leaves the GPU alone."
+        )
+    return ""
+
+
+def _advise(result):
+    """What IPython calls after each cell: the advice appears under the traceback."""
+    text = advice(result.error_in_exec)
+    if text:
+        print(text, file=sys.stderr)
+
+
+def _listen():
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:
+        shell.events.register("post_run_cell", _advise)
+
+
+_listen()  # every notebook imports this module in its set-up, so the advice is there from then on

@@ -42,7 +42,7 @@ MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
 TIMEOUT_S = 10.0  # for one silent moment of one server
-DEADLINE_S = 40.0  # for all downloads of one call together: a server that drips must not hold a lesson up
+DEADLINE_S = 28.0  # for all downloads of one call together: a server that drips must not hold a lesson up
 MAX_BYTES = 1 << 25  # of one answer; the longest file has 9.9 million
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

@@ -10,17 +10,15 @@ either, because both are finite samples. So everything here returns a `Score(val
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
-import pathlib
 from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-ASSETS = pathlib.Path(__file__).parent / "assets"
+from aigc_helpers.pretrained import read_asset, write_asset
+
 FEATURES_FILE = "digit_features.safetensors"
 NUM_FEATURES = 64
 
@@ -60,19 +58,9 @@ class DigitFeatures(nn.Module):
 
 
 def load_features() -> DigitFeatures:
-    """The trained feature network, verified against the SHA-256 in `assets/manifest.json`.
-
-    Raises ValueError when the file is not the one that the manifest names.
-    """
-    from safetensors.torch import load
-
-    path = ASSETS / FEATURES_FILE
-    raw = path.read_bytes()
-    manifest = json.loads((ASSETS / "manifest.json").read_text(encoding="utf-8"))
-    if hashlib.sha256(raw).hexdigest() != manifest[FEATURES_FILE]["sha256"]:
-        raise ValueError(f"{path.name} is damaged: reinstall, or run `python -m aigc_helpers.metrics` to make it again")
+    """The trained feature network. Raises ValueError when its file is not the one that the manifest names."""
     net = DigitFeatures()
-    net.load_state_dict({name: tensor.float() for name, tensor in load(raw).items()})
+    net.load_state_dict(read_asset(FEATURES_FILE)[0])
     return net.eval().requires_grad_(False)
 
 
@@ -84,7 +72,11 @@ def frechet_distance(real, fake) -> float:
 
     Computed by torchmetrics. With Inception features this is the FID; with ours it is a FID
     on digit features, so compare it only with numbers made by the same features and N.
+    Raises ValueError for NaN or Inf: their distance would come out as 0, the best there is.
     """
+    for points in (real, fake):
+        if not (torch.is_tensor(points) and points.ndim == 2 and torch.isfinite(points).all()):
+            raise ValueError("frechet_distance needs tensors (N, d) without NaN or Inf: has the generator diverged?")
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     identity = nn.Identity()
@@ -97,6 +89,8 @@ def frechet_distance(real, fake) -> float:
 
 def _knn_radius(x, k):
     """Distance from each point of x (N, d) to its k-th nearest other point: (N,)."""
+    if not isinstance(k, int) or not 0 <= k < len(x):
+        raise ValueError(f"k must be a whole number from 0 to {len(x) - 1}, one less than there are points, got {k!r}")
     return torch.cdist(x, x).kthvalue(k + 1, dim=1).values
 
 
@@ -117,8 +111,16 @@ def coverage(real, fake, k=5) -> float:
 
 
 def class_entropy(counts) -> float:
-    """Entropy of a histogram, as a share of its maximum: 1 = all classes equal, 0 = a single class."""
-    p = torch.as_tensor(counts, dtype=torch.float64)
+    """Entropy of a histogram, as a share of its maximum: 1 = all classes equal, 0 = a single class.
+
+    Raises ValueError for what is no histogram of two classes or more.
+    """
+    try:
+        p = torch.as_tensor(counts, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        p = torch.empty(0)
+    if p.ndim != 1 or len(p) < 2 or not (p >= 0).all() or not 0 < p.sum() < math.inf:  # NaN fails this too
+        raise ValueError(f"class_entropy: needs two counts or more, none negative, some above 0, got {counts!r}")
     p = p / p.sum()
     return abs((p * p.clamp_min(1e-300).log()).sum().item()) / math.log(len(p))
 
@@ -204,7 +206,12 @@ def mode_count(samples, centres, sigma, floor_samples, radius=3.0) -> ModeCount:
 
     samples (N, 2), centres (K, 2). A sample counts for its nearest mode when it lies within `radius * sigma`;
     a mode is covered when at least a tenth of its fair share N/K of the samples count for it.
+    Raises ValueError unless sigma and radius are positive.
     """
+    for name, size in (("sigma", sigma), ("radius", radius)):
+        if not isinstance(size, int | float) or not 0 < size < math.inf:
+            raise ValueError(f"mode_count: {name} must be a positive number, got {size!r}")
+
     def measure(x):
         distance, nearest = torch.cdist(x.float(), centres).min(dim=1)
         good = distance <= radius * sigma
@@ -281,16 +288,10 @@ def _augment(x):
 
 def main():
     """Train the feature network and write it to `assets/`, in half precision, with its digest."""
-    from safetensors.torch import save
-
     net, accuracy = train_features()
-    raw = save({name: tensor.half().contiguous() for name, tensor in net.state_dict().items()})
-    (ASSETS / FEATURES_FILE).write_bytes(raw)
-    entry = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), "made_by": "python -m aigc_helpers.metrics"}
-    manifest = ASSETS / "manifest.json"
-    entries = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else {}
-    manifest.write_text(json.dumps(entries | {FEATURES_FILE: entry}, indent=1) + "\n", encoding="utf-8")
-    print(f"{FEATURES_FILE}: {len(raw) / 1e3:.0f} KB, MNIST test accuracy {accuracy:.4f}")
+    weights = {name: tensor.half() for name, tensor in net.state_dict().items()}
+    size = write_asset(FEATURES_FILE, weights, "python -m aigc_helpers.metrics")
+    print(f"{FEATURES_FILE}: {size / 1e3:.0f} KB, MNIST test accuracy {accuracy:.4f}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import contextlib
 import html
 import io
 import math
+import re
+import warnings
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ _STYLE = {
     "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
     "axes.facecolor": PAPER, "figure.facecolor": PAPER, "legend.frameon": False, "legend.fontsize": 9.5,
     "lines.linewidth": 1.8, "xtick.labelsize": 9, "ytick.labelsize": 9, "figure.dpi": DPI,
+    "axes.titley": 1.0,  # a fixed place: to look for a free one costs 5 ms an axes at every drawing
 }  # fmt: skip
 
 
@@ -47,7 +50,10 @@ def figure(width=8.0, height=3.0, ncols=1, nrows=1, tight=True, **kwargs):
     """A figure of `width` x `height` inches (100 CSS pixels each) and its axes.
 
     Returns (fig, ax) or (fig, array of axes). `tight=False` leaves the margins to the caller (faster: live panels).
+    Raises ValueError for a width or height that is no number of inches.
     """
+    for name, inches in (("width", width), ("height", height)):
+        _require_number(f"figure: {name}", inches, 50)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -95,13 +101,23 @@ def _wipe(ax):
     ax.set_axis_on()
 
 
+def _require_number(name, value, most):
+    """ValueError unless 0 < value <= most."""
+    if not isinstance(value, int | float | np.number) or not 0 < value <= most:  # NaN fails this too
+        raise ValueError(f"{name} must be a number above 0 and at most {most}, got {value!r}")
+
+
 def to_png(fig, scale=2.0, colours=None) -> bytes:
-    """PNG of a figure at `scale` pixels a CSS pixel; `colours` reduces the palette (smaller files)."""
+    """PNG of a figure at `scale` pixels a CSS pixel; `colours` reduces the palette (smaller files).
+
+    Characters that no font here has come out as boxes; one warning names them and says what to do.
+    """
     from PIL import Image
 
+    _require_number("to_png: scale", scale, 10)
     with style():
         fig.set_dpi(DPI * scale)
-        fig.canvas.draw()
+        _draw_page(fig)
     image = Image.frombuffer("RGBA", fig.canvas.get_width_height(), fig.canvas.buffer_rgba()).convert("RGB")
     if colours:
         image = image.quantize(colours, dither=Image.Dither.NONE)
@@ -110,12 +126,40 @@ def to_png(fig, scale=2.0, colours=None) -> bytes:
     return out.getvalue()
 
 
+def _draw_page(fig):
+    """Draw the figure; of Matplotlib's warnings for missing characters, one for each, make a single one."""
+    # Nearly all figures end here: the font that comes with Matplotlib has no Chinese, which begins at U+2E80.
+    if max("".join(_words(fig)), default="") < "\u2e80":
+        fig.canvas.draw()
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fig.canvas.draw()
+    missing = [re.match(r"Glyph (\d+) .* missing", str(warning.message)) for warning in caught]
+    for warning, found in zip(caught, missing, strict=True):
+        if not found:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    characters = "".join(dict.fromkeys(chr(int(found[1])) for found in missing if found))
+    if characters:
+        advice = "write it in English, or name a font that has them in matplotlib.rcParams['font.sans-serif']"
+        warnings.warn(f"no font here has {characters}, so boxes are drawn: {advice}", stacklevel=3)
+
+
+def _words(fig):
+    """The texts of a figure but for its tick labels, which would have to be made first."""
+    yield from (text.get_text() for text in fig.texts)
+    for ax in fig.axes:
+        legend = ax.get_legend()
+        for text in (ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts, *(legend.get_texts() if legend else ())):
+            yield text.get_text()
+
+
 def show(fig, alt: str) -> None:
     """Display a figure with a description `alt` for readers who do not see it.
 
     The description is also the output's plain text. It must not hold a measured number: strict nbval compares it.
     """
-    if not alt or not alt.strip():
+    if not isinstance(alt, str) or not alt.strip():
         raise ValueError("show(fig, alt): describe the figure in a sentence, for readers who do not see it")
     from IPython.display import display
 
@@ -130,7 +174,9 @@ def show_text(text: str, alt: str) -> None:
 
     `alt` says in a sentence what it is; it must not hold a measured number, as in `show`.
     """
-    if not alt or not alt.strip():
+    if not isinstance(text, str):
+        raise ValueError(f"show_text(text, alt): text must be a str, got {text!r}")
+    if not isinstance(alt, str) or not alt.strip():
         raise ValueError("show_text(text, alt): say in a sentence what the text is")
     from IPython.display import display
 
@@ -151,14 +197,23 @@ def tile(images, ncols=10, pad=1) -> np.ndarray:
     """One picture (H, W) in 0..1 from images (N, 1, h, w) or (N, h*w), uint8 or float in [-1, 1]; black between."""
     images = images.detach().cpu() if torch.is_tensor(images) else torch.as_tensor(images)
     x = images.float() / 255 if images.dtype == torch.uint8 else (images.float() + 1) / 2
+    nrows = _num_rows(x, ncols)
     side = math.isqrt(x[0].numel())
     x = x.reshape(len(x), side, side).clamp(0, 1)
-    nrows = math.ceil(len(x) / ncols)
     out = torch.zeros(nrows * (side + pad) + pad, ncols * (side + pad) + pad)
     for k, image in enumerate(x):
         top, left = (pad + (k // ncols) * (side + pad), pad + (k % ncols) * (side + pad))
         out[top : top + side, left : left + side] = image
     return out.numpy()
+
+
+def _num_rows(images, ncols):
+    """How many rows a grid of images takes. Raises ValueError for no images, or no columns."""
+    if not isinstance(ncols, int) or not 1 <= ncols <= 1000:
+        raise ValueError(f"ncols must be a whole number from 1 to 1000, got {ncols!r}")
+    if not hasattr(images, "shape") or not len(images.shape) or not len(images):
+        raise ValueError(f"images must be a tensor or an array (N, 1, h, w) or (N, h*w), N at least 1, got {images!r}")
+    return math.ceil(len(images) / ncols)
 
 
 @style()
@@ -172,7 +227,7 @@ def draw_images(ax, images, ncols=10, title=None):
 
 def image_grid(images, ncols=10, title=None, zoom=1.7):
     """Figure with a grid of images, each 28-pixel tile about `zoom` times its size."""
-    nrows = math.ceil(len(images) / ncols)
+    nrows = _num_rows(images, ncols)
     fig, ax = figure(min(8.5, ncols * 0.29 * zoom), nrows * 0.29 * zoom + (0.3 if title else 0.0))
     draw_images(ax, images, ncols, title)
     return fig
@@ -180,7 +235,7 @@ def image_grid(images, ncols=10, title=None, zoom=1.7):
 
 def image_columns(groups, ncols=8, zoom=1.3):
     """Figure with several image grids side by side; groups is a dict title -> images."""
-    nrows = max(math.ceil(len(x) / ncols) for x in groups.values())
+    nrows = max(_num_rows(x, ncols) for x in groups.values())
     side = min(ncols * 0.29 * zoom, 8.8 / len(groups))
     fig, axes = figure(side * len(groups), nrows * side / ncols + 0.25, ncols=len(groups), squeeze=False)
     for ax, (title, images) in zip(axes[0], groups.items(), strict=True):
@@ -275,7 +330,8 @@ def score_table(rows, title=None, better=None, floor="real data (floor)"):
         lines.append([floor, *(_number(floors[m]) if m in floors else "" for m in metrics)])
     arrow = {"low": " ↓", "high": " ↑", None: ""}
     head = ["", *(m + arrow[(better or {}).get(m)] for m in metrics)]
-    fig, ax = figure(8.6, 0.32 * len(lines) + (0.85 if title else 0.55))
+    width = min(8.6, 3.4 + 2.2 * len(metrics))
+    fig, ax = figure(width, 0.32 * len(lines) + (0.85 if title else 0.55))
     _draw_table(ax, head, lines, title, last_is_floor=bool(floors))
     return fig
 
@@ -293,7 +349,8 @@ def _number(score):
 def _draw_table(ax, head, lines, title, last_is_floor):
     ax.set_axis_off()
     ax.set(xlim=(0, 1), ylim=(len(lines) + 0.1, -1.0))
-    columns = [0.0, *np.linspace(0.38, 0.99, len(head) - 1)]
+    n = len(head) - 1
+    columns = [0.0, *(np.linspace(0.38, 0.99, n) if n > 2 else np.linspace(0.38, 0.99, n + 1)[1:])]
     for y, line in enumerate([head, *lines]):
         row = y - 0.5
         bold = "bold" if y == 0 else "normal"

@@ -12,6 +12,7 @@ losses and stops at the first NaN. Nothing in this file calls a model or an opti
 from __future__ import annotations
 
 import base64
+import collections.abc
 import contextlib
 import hashlib
 import html
@@ -70,12 +71,20 @@ def autocast(device):
     bfloat16 keeps float32's range and drops digits, so the losses need no scaling. It is used on
     CPUs with AVX512-BF16 or AMX-BF16 and on GPUs that have it natively (older ones emulate it, slowly).
     """
-    device = torch.device(device)
+    device = _device(device)
     if device.type == "cpu" and _cpu_has_bf16():
         return torch.autocast("cpu", dtype=torch.bfloat16)
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def _device(value):
+    """`value` as a torch.device, or one clear ValueError."""
+    try:
+        return torch.device(value)
+    except (TypeError, RuntimeError):
+        raise ValueError(f"device must be 'cpu', 'cuda' or another that PyTorch knows, got {value!r}") from None
 
 
 def _cpu_has_bf16():
@@ -220,6 +229,7 @@ def steps(data, num_steps, batch_size, device="cpu", history=None, seed=0):
         raise ValueError(f"batch_size {batch_size} is larger than the data ({len(tensors[0])} items)")
     if history is not None and not isinstance(history, History):
         raise ValueError(f"history must be a History() or None, got {type(history).__name__}")
+    device = _device(device)
     batches = _Batches([tensor.to(device) for tensor in tensors], batch_size, seed, as_tuple)
     return _loop(batches, num_steps, history)
 
@@ -358,9 +368,9 @@ class _Progress:
 
     def meter(self):
         """Progress in words, such as ` 37%|###    | 370/1000 [00:12<00:21, 30.1step/s]`."""
-        from tqdm import tqdm
-
-        seconds = time.perf_counter() - self.began
+        tqdm, seconds = _tqdm(), time.perf_counter() - self.began
+        if tqdm is None:
+            return f"{self.step}/{self.num_steps} steps"
         options = {"ncols": 70, "initial": self.start, "unit": "step"}
         return tqdm.format_meter(self.step, self.num_steps, seconds, **options)
 
@@ -375,18 +385,25 @@ def _view(progress):
     if getattr(shell, "kernel", None) is not None:
         with contextlib.suppress(ImportError):  # no ipywidgets: text, as in a terminal
             return _NotebookView(progress)
-    return _TextView(progress)
+    return _TextView(progress) if _tqdm() else _LastLine(progress)
+
+
+def _tqdm():
+    """The class `tqdm`, or None where it is not installed: a bar is no reason not to train."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm
 
 
 class _TextView:
     """A tqdm bar on stderr."""
 
     def __init__(self, progress):
-        from tqdm import tqdm
-
         self.progress = progress
         off = os.environ.get("AIGC_PROGRESS") == "0"
-        self.bar = tqdm(total=progress.num_steps, initial=progress.start, unit="step", disable=off)
+        self.bar = _tqdm()(total=progress.num_steps, initial=progress.start, unit="step", disable=off)
 
     def draw(self):
         self.bar.n = self.progress.step
@@ -395,6 +412,20 @@ class _TextView:
     def close(self):
         self.draw()
         self.bar.close()
+
+
+class _LastLine:
+    """One line on stderr when the loop is over: where there is no tqdm."""
+
+    def __init__(self, progress):
+        self.progress = progress
+
+    def draw(self):
+        """Nothing to see until the end."""
+
+    def close(self):
+        if os.environ.get("AIGC_PROGRESS") != "0":
+            print(f"{self.progress.meter()} {self.progress.latest()}".strip(), file=sys.stderr)
 
 
 class _NotebookView:
@@ -472,11 +503,13 @@ class EMA:
     average does for GANs: Yazici et al. 2019, arXiv:1806.04498.
 
     Buffers of floating point, such as BatchNorm's running statistics, are averaged too; counters,
-    masks, and entries that are not finite are copied. Raises ValueError unless 0 < decay < 1.
+    masks, and entries that are not finite are copied. Raises ValueError unless 0 < decay < 1 and `model` is one.
     """
 
     def __init__(self, model: torch.nn.Module, decay: float = 0.999):
-        if not 0 < decay < 1:  # NaN fails this too
+        if not isinstance(model, torch.nn.Module):
+            raise ValueError(f"EMA needs a model (a torch.nn.Module), got {model!r}")
+        if not isinstance(decay, int | float) or not 0 < decay < 1:  # NaN fails this too
             raise ValueError(f"decay must lie between 0 and 1, got {decay!r}")
         self.decay = decay
         self._source = model
@@ -515,11 +548,13 @@ def save(path, model, /, **metadata) -> None:
 
     metadata: strings for the file's header; `safetensors.safe_open(path, "pt").metadata()` shows them.
     Tied weights are written once under each name. Folders on the way are made.
-    Raises ValueError for weights that are not tensors and for metadata that are not strings.
+    Raises ValueError for what is no module or state dict, weights that are not tensors, metadata that are not strings.
     """
     import safetensors.torch
 
     path = pathlib.Path(path)
+    if not isinstance(model, torch.nn.Module | collections.abc.Mapping):
+        raise ValueError(f"save: needs a module or its state dict, got {model!r}")
     weights = model.state_dict() if isinstance(model, torch.nn.Module) else dict(model)
     wrong = [repr(name) for name, value in weights.items() if not torch.is_tensor(value)]
     wrong += [repr(name) for name, value in metadata.items() if not isinstance(value, str)]

@@ -24,6 +24,7 @@ from numpy import percentile
 pytestmark = pytest.mark.browser
 ROOT = pathlib.Path(__file__).parent.parent
 PANELS = {"01_gan.ipynb": ["Be the generator", "Arena", "Latent walk", "Fool the critic", "Failure clinic"],
+          "00_intro.ipynb": ["Two views", "Fit it by hand", "Four models"],
           "02_vae.ipynb": ["Reparameterise", "Morph", "Latent map", "The beta dial",
                            "Holes: autoencoder beside VAE"],
           "03_gpt.ipynb": ["Load the dice", "Dice loader", "Attention lens", "Surprise", "Break the mask"],
@@ -233,6 +234,48 @@ def test_every_control_of_every_panel_answers_with_one_drawing(lab):
              if label not in NOTHING_TO_SEE and not any(answer["changed"] for answer in tried)]  # fmt: skip
     assert stuck == [], f"no new picture after {stuck}"
     assert len(lab.latency) == len(lab.titles) and lab.problems == []
+
+
+# All that a reader moves in a panel, in the order of the page: sliders, their numbers, lists, boxes, buttons, text fields.
+CONTROLS = """panel => [...panel.querySelectorAll('.noUi-handle, .widget-readout, select, input, button, textarea')]
+    .filter(control => control.offsetParent !== null)"""
+# Pictures and controls that stick out of the output area that shows them (it would cut them off or want scrolling).
+CUT_OFF = """() => [...document.querySelectorAll('.jp-OutputArea-output')].flatMap(area => {
+    const {left, right} = area.getBoundingClientRect();
+    return [...area.querySelectorAll('img, svg, select, button, textarea, .widget-slider, .aigc-status')]
+        .map(part => [part, part.getBoundingClientRect()])
+        .filter(([part, box]) => box.width && (box.left < left - 1 || box.right > right + 1))
+        .map(([part, box]) => `${part.tagName} ${part.alt || part.textContent}`.slice(0, 60)
+            + ` from ${box.left - left | 0} to ${box.right - left | 0} in ${right - left | 0}`); })"""
+MUTE = "() => [...document.querySelectorAll('.jp-OutputArea-output img')].filter(i => !i.alt.trim()).map(i => i.outerHTML.slice(0, 80))"
+
+
+def test_the_keyboard_reaches_every_control_in_the_order_of_the_page(lab):
+    for title in lab.titles:
+        panel = lab.panel(title)
+        count = panel.evaluate(f"panel => ({CONTROLS})(panel).length")
+        panel.evaluate(f"panel => ({CONTROLS})(panel)[0].focus()")
+        reached = [0]
+        for _ in range(count - 1):
+            lab.page.keyboard.press("Tab")
+            reached.append(panel.evaluate(f"panel => ({CONTROLS})(panel).indexOf(document.activeElement)"))
+        assert reached == list(range(count)), f"{title}: Tab goes to the controls {reached} of {count}"
+
+
+@pytest.mark.parametrize("zoom", [1.0, 1.5])
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_nothing_is_cut_off_and_every_picture_has_words(lab, theme, zoom):
+    """Zoom in a browser makes the page narrower in CSS pixels, which is what counts for the layout."""
+    before = lab.page.viewport_size
+    lab.page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+    lab.page.set_viewport_size({side: round(pixels / zoom) for side, pixels in before.items()})
+    try:
+        lab.page.wait_for_function("name => document.body.dataset.jpThemeName == name", arg=theme)
+        time.sleep(1)
+        assert lab.page.evaluate(CUT_OFF) == []
+        assert lab.page.evaluate(MUTE) == [] and lab.problems == []
+    finally:
+        lab.page.set_viewport_size(before)
 
 
 @only_gan

@@ -419,5 +419,37 @@ def test_a_mark_must_be_a_function():
         exercise("E1", ..., 3)
 
 
+# ---------------------------------------------------------------- errors, with a word of advice
+
+
+def raised(code):
+    try:
+        exec(code, {"torch": torch})
+    except Exception as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    "code, words",
+    [
+        ("digits[0]", "if a cell further up makes 'digits', run that one first"),
+        ("import aigc_no_such_package.part", "run `%pip install aigc_no_such_package` and restart the kernel"),
+        ("raise torch.OutOfMemoryError('CUDA out of memory.')", "Make the batch or the model smaller"),
+        ("raise MemoryError", "Make the batch or the model smaller"),
+        ("torch.empty(10**18)", "AIGC_DEVICE=cpu leaves the GPU alone"),
+    ],
+)
+def test_errors_from_the_surroundings_get_a_word_of_advice(code, words):
+    text = checks.advice(raised(code))
+    assert text.startswith("Advice: ") and words in text and text.count("\n") <= 1
+
+
+@pytest.mark.parametrize(
+    "code", ["pass", "1 / 0", "raise NameError", "raise RuntimeError('boom')", "def f():\n    x\n    x = 1\nf()", "[][0]"]
+)
+def test_other_errors_get_none(code):
+    assert checks.advice(raised(code)) == ""
+
+
 def test_check_failed_is_an_assertion_error():
     assert issubclass(CheckFailed, AssertionError) and checks.CheckFailed is CheckFailed

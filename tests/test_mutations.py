@@ -31,7 +31,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK, VAE = "notebooks/01_gan.ipynb", "notebooks/02_vae.ipynb"
 GPT, BEYOND = "notebooks/03_gpt.ipynb", "notebooks/03b_gpt_beyond.ipynb"
-DIFFUSION = "notebooks/04_diffusion.ipynb"
+DIFFUSION, INTRO = "notebooks/04_diffusion.ipynb", "notebooks/00_intro.ipynb"
 COPIED = ("aigc_helpers", "tests", "notebooks", "pyproject.toml", "conftest.py")
 TIME_LIMIT, WORKERS = 120, 2
 PRELOADED = ("torch", "matplotlib.figure", "matplotlib.backends.backend_agg", "ipywidgets", "IPython.display",
@@ -77,6 +77,11 @@ def diffusion(name, old, new, catcher="diffusion page"):
     return Fault(name, DIFFUSION, old, new, catcher)
 
 
+def intro(name, old, new, catcher="intro page"):
+    """A fault in 00_intro."""
+    return Fault(name, INTRO, old, new, catcher)
+
+
 def helper(module, name, old, new, test=None):
     """A fault in a helper, to be caught by its own tests: any, or `test` where they take long."""
     catcher = f"tests/test_{module}.py" + (f"::{test}" if test else "")
@@ -86,6 +91,27 @@ def helper(module, name, old, new, test=None):
 FAULTS_PY, PANELS = "tests/test_notebook_faults.py", "tests/test_panels.py"
 
 FAULTS = [
+    # ---- 00_intro
+    intro("Bayes' rule without the prior", "return self.share.log() + self.density", "return self.density"),
+    intro("covariance divided by one less", "part.T @ part / len(part)", "part.T @ part / (len(part) - 1)"),
+    intro("means divided by all points", "is_class.T @ x / counts[:, None]", "is_class.T @ x / len(x)"),
+    intro("the evidence without the sum over classes", "return self.log_joint(x).logsumexp(dim=1)",
+          "return self.log_joint(x)[:, 0]"),
+    intro("logistic loss: sign", "F.softplus(-(2 * y - 1) * (x @ w + b))", "F.softplus((2 * y - 1) * (x @ w + b))"),
+    intro("logistic loss: the offset forgotten", "(2 * y - 1) * (x @ w + b)).mean()", "(2 * y - 1) * (x @ w)).mean()"),
+    intro("weight decay without the half", "+ 0.5 * decay * w", "+ decay * w"),
+    intro("the square root of a covariance on the wrong side", "factor[k] @ e for", "factor[k].T @ e for"),
+    intro("samples of one class only", "torch.multinomial(self.share, n", "torch.multinomial(self.share.round(), n"),
+    intro("entropy: sign", "return -torch.special.xlogy(p, p)", "return torch.special.xlogy(p, p)"),
+    intro("KL the other way round", "(torch.special.xlogy(p, p) - torch.special.xlogy(p, q))",
+          "(torch.special.xlogy(q, q) - torch.special.xlogy(q, p))"),
+    intro("eq. (7): a variance taken for a width", "model.cov[:, 0, 0].sqrt()", "model.cov[:, 0, 0]"),
+    intro("eq. (6): the shares turned over", "(model.share[1] / model.share[0]).log()", "(model.share[0] / model.share[1]).log()"),
+    intro("the best bell by the other divergence", '(kl(p, q) if way == "KL(p ‖ q)" else kl(q, p)).argmin()',
+          '(kl(q, p) if way == "KL(p ‖ q)" else kl(p, q)).argmin()'),
+    intro("eq. (10) turned over", "(distance[:, 0] / distance[:, 1] < limit)", "(distance[:, 1] / distance[:, 0] < limit)",
+          "intro exercises"),
+    intro("the rank of a secret counted from the wrong end", "if value > secret", "if value < secret"),
     # ---- the notebook: theory
     page("D* = q/(p+q)", "D_star = p / (p + q) ", "D_star = q / (p + q) "),
     page("JSD without the factor 2", "-math.log(4) + 2 * jsd", "-math.log(4) + jsd"),
@@ -261,6 +287,9 @@ FAULTS = [
            "tests/test_gpt.py::test_the_replaced_goal_labels_what_was_swapped"),
     beyond("LoRA: both matrices start at something", "torch.zeros(layer.out_features, rank))", "torch.ones(layer.out_features, rank))"),
     beyond("LoRA: merged without its scale", "self.layer.weight + self.scale * self.up", "self.layer.weight + self.up"),
+    beyond("Muon: momentum without Nesterov's look ahead", 'orthogonal(W.grad.lerp(mean, group["momentum"]).flatten(1))',
+           "orthogonal(mean.flatten(1))"),
+    beyond("Muon: tall matrices get no larger step", 'max(1.0, update.shape[0] / update.shape[1]) ** 0.5', "1.0"),
     beyond("Muon gets the embeddings", "for weight in block.parameters() if weight.ndim == 2]",
            "for weight in block.parameters() if weight.ndim == 2] + [model.token.weight]",
            "tests/test_gpt.py::test_each_weight_has_exactly_one_optimiser_and_all_of_them_move"),
@@ -434,7 +463,7 @@ def tags(cell):
     return cell.metadata.get("tags", [])
 
 
-LAST_SECTION = {"gan": 5, "vae": 9, "gpt": 6, "gpt_beyond": 5, "diffusion": 10}  # of those whose cells may be cheap
+LAST_SECTION = {"intro": 5, "gan": 5, "vae": 9, "gpt": 6, "gpt_beyond": 5, "diffusion": 10}  # of those whose cells may be cheap
 
 
 def is_cheap(nb, index, space):
@@ -563,6 +592,7 @@ OWN_CATCHERS = {"page": (run_page, NOTEBOOK), "exercises": (run_exercises, NOTEB
                 "vae page": (run_page, VAE), "vae exercises": (run_exercises, VAE),
                 "gpt page": (run_page, GPT), "gpt exercises": (run_exercises, GPT),
                 "beyond page": (run_page, BEYOND),
+                "intro page": (run_page, INTRO), "intro exercises": (run_exercises, INTRO),
                 "diffusion page": (run_page, DIFFUSION), "diffusion exercises": (run_exercises, DIFFUSION)}  # fmt: skip
 
 
@@ -622,7 +652,7 @@ def caught_by(result):
 
 CATCHERS = sorted({fault.catcher for fault in FAULTS})
 LEAST = {"page": 30, "exercises": 3, "vae page": 25, "vae exercises": 3, "gpt page": 40, "gpt exercises": 5, "beyond page": 20,
-         "diffusion page": 40, "diffusion exercises": 5}  # checks and exercises that must have been run for green to mean anything
+         "diffusion page": 40, "diffusion exercises": 5, "intro page": 30, "intro exercises": 9}  # checks and exercises that must have been run for green to mean anything
 
 
 @pytest.mark.parametrize("catcher", CATCHERS, ids=[catcher.split("::")[-1] for catcher in CATCHERS])
@@ -642,9 +672,9 @@ def test_the_fault_is_caught(results, fault):
 
 def test_there_are_enough_faults():
     names = [fault.name for fault in FAULTS]
-    assert len(names) == len(set(names)) >= 18
+    assert len(names) == len(set(names)) >= 60
     helpers = {f"aigc_helpers/{name}.py" for name in ("checks", "data", "metrics", "panels", "plotting", "training")}
-    assert {fault.where for fault in FAULTS} >= {NOTEBOOK, VAE, GPT, BEYOND, DIFFUSION, *helpers}
+    assert {fault.where for fault in FAULTS} >= {NOTEBOOK, VAE, GPT, BEYOND, DIFFUSION, INTRO, *helpers}
 
 
 if __name__ == "__main__":

@@ -139,6 +139,7 @@ def strict_nbval(folder, env, *names):
     return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace")
 
 
+@pytest.mark.notebook
 @pytest.mark.parametrize("job", ORDERS)
 def test_run_twice_in_one_kernel(ran, book, job):
     cells, wanted = ran(job)
@@ -146,6 +147,7 @@ def test_run_twice_in_one_kernel(ran, book, job):
     assert sum("not attempted yet" in printed for _, printed, _ in wanted) == 2 * len(notebooks.exercises(book))
 
 
+@pytest.mark.notebook
 @pytest.mark.parametrize("job", SURROUNDINGS)
 def test_strange_surroundings(ran, book, job):
     status, report = ran(job)
@@ -163,6 +165,8 @@ def code_of(name):
     return whole
 
 
+@pytest.mark.exhaustive
+@pytest.mark.notebook
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_trained_chapter_twice_in_one_kernel(name, environment, tmp_path):
     """Names left over from the first round change nothing in the second: every check passes again, and says the same."""
@@ -173,6 +177,8 @@ def test_a_trained_chapter_twice_in_one_kernel(name, environment, tmp_path):
         assert stream_text(cell) == streams, start
 
 
+@pytest.mark.exhaustive
+@pytest.mark.notebook
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_trained_chapter_in_strange_surroundings(name, environment, tmp_path):
     """All three at once: a backend without its screen, the C locale, a path with spaces and Chinese characters."""
@@ -190,6 +196,7 @@ def test_the_c_locale_is_one(environment):
     assert done.stdout.strip() in ("ANSI_X3.4-1968", "US-ASCII", "646"), "the test of the C locale tests nothing"
 
 
+@pytest.mark.notebook
 def test_offline_the_notebook_says_where_its_digits_come_from(ran):
     cells, _ = ran("the whole notebook twice")
     outputs = [cell.outputs for cell in cells if LOAD in cell.source]

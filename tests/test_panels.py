@@ -15,6 +15,8 @@ import ipywidgets
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 from PIL import Image
 
 from aigc_helpers import plotting
@@ -249,6 +251,68 @@ def other_value(control):
     return low if control.value > (low + high) / 2 else high
 
 
+def luminance(colour):
+    """Relative luminance (...) of colours (..., 3) in 0..1: WCAG 2.1."""
+    colour = np.asarray(colour, dtype=float)
+    linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def faint_texts(fig):
+    """The texts of a figure whose contrast with what is behind most of them is below 4.5 : 1, each with its contrast."""
+    texts = [text for text in fig.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    plotting.to_png(fig, scale=1.0)
+    boxes = [text.get_window_extent() for text in texts]
+    for text in texts:
+        text.set_visible(False)
+    plotting.to_png(fig, scale=1.0)
+    behind, faint = np.asarray(fig.canvas.buffer_rgba())[::-1, :, :3] / 255, []  # rows from below, as boxes count them
+    for text, box in zip(texts, boxes, strict=True):
+        text.set_visible(True)
+        low, high = (np.clip(np.round(corner).astype(int), 0, None) for corner in (box.min, box.max))
+        pixels = behind[low[1] : high[1] + 1, low[0] : high[0] + 1].reshape(-1, 3)
+        if len(pixels):  # else it is outside of the figure: an axis label that nobody sees
+            a, b = luminance(to_rgb(text.get_color())), np.median(luminance(pixels))
+            contrast = (max(a, b) + 0.05) / (min(a, b) + 0.05)
+            faint += [(text.get_text(), round(contrast, 1))] if contrast < 4.5 else []
+    return faint
+
+
+def test_faint_texts_are_found():
+    fig, ax = plotting.figure(3, 2)
+    ax.text(0.1, 0.8, "clear", color=plotting.INK)
+    ax.text(0.1, 0.3, "faint", color=plotting.SKY)
+    assert [text for text, _ in faint_texts(fig)] == ["faint"]
+    ax.set_facecolor(plotting.INK)
+    assert [text for text, _ in faint_texts(fig)] == ["clear"]
+
+
+def use_every_control(panel, quiet=()):
+    """Move each control and back: one drawing, and another picture unless the control is in `quiet`; then each button."""
+    start = panel.values
+    for key, control in panel.controls.items():
+        seq, before = panel.seq, picture(panel)
+        if isinstance(control, ipywidgets.Textarea):
+            control.value = control.value[::-1] + "e"
+        else:
+            control.value = (not control.value) if isinstance(control.value, bool) else other_value(control)
+        assert panel.error is None, f"{panel.title}, {key}: {panel.error}"
+        assert panel.seq == seq + 1, f"{panel.title}, {key} did not draw once"
+        assert key in quiet or not np.array_equal(before, picture(panel)), f"{panel.title}, {key}: the same picture"
+        control.value = start[key]
+    for label in set(panel.buttons) - {"Run", "Pause"}:
+        seq = panel.seq
+        panel.buttons[label].click()
+        assert panel.error is None and panel.seq == seq + 1, f"{panel.title}, {label}: {panel.error}"
+    assert_readable(panel)
+
+
+def assert_readable(panel):
+    with torch.no_grad(), plotting.style():
+        drawn = panel.draw(**panel.values)
+    assert faint_texts(drawn[0] if isinstance(drawn, tuple) else drawn) == [], panel.title
+
+
 @pytest.mark.parametrize("name", PANELS)
 def test_every_control_of_every_gan_panel_draws_without_error(gan, name):
     panel = gan[name]
@@ -257,6 +321,7 @@ def test_every_control_of_every_gan_panel_draws_without_error(gan, name):
         control.value = other_value(control)
         assert panel.error is None, f"{name}.{key}: {panel.error}"
         assert panel.seq > seq or key == "rewind", f"{name}.{key} did not draw"
+    assert_readable(panel)
 
 
 @pytest.mark.parametrize(("name", "key", "values"), [
@@ -392,17 +457,7 @@ VAE_PANELS = ("reparameterise_panel", "morph_panel", "map_panel", "dial_panel", 
 
 @pytest.mark.parametrize("name", VAE_PANELS)
 def test_every_control_of_every_vae_panel_draws_without_error(vae, name):
-    panel = vae[name]
-    for key, control in panel.controls.items():
-        seq, before = panel.seq, picture(panel)
-        control.value = (not control.value) if isinstance(control.value, bool) else other_value(control)
-        assert panel.error is None, f"{name}.{key}: {panel.error}"
-        assert panel.seq == seq + 1, f"{name}.{key} did not draw once"
-        if name != "dial_panel":  # another beta gives the same untrained toy: see below
-            assert not np.array_equal(before, picture(panel)), f"{name}.{key}: the same picture"
-    for name in set(panel.buttons) - {"Run", "Pause"}:
-        panel.buttons[name].click()
-        assert panel.error is None
+    use_every_control(vae[name], quiet=("beta",) if name == "dial_panel" else ())  # an untrained toy is the same for all
 
 
 def test_without_the_trick_no_slope_is_found_and_with_it_the_known_one(vae):
@@ -490,20 +545,7 @@ def test_every_control_of_every_gpt_panel_draws_once_and_changes_the_picture(spa
         panel.set(prompt=spaces[book]["corpus"].text[500:503])
     if name == "mask_panel":
         panel.play.value += 1
-    start = panel.values
-    for key, control in panel.controls.items():
-        seq, before = panel.seq, picture(panel)
-        if isinstance(control, ipywidgets.Textarea):
-            control.value = control.value[::-1] + "e"
-        else:
-            control.value = (not control.value) if isinstance(control.value, bool) else other_value(control)
-        assert panel.error is None, f"{name}.{key}: {panel.error}"
-        assert panel.seq == seq + 1, f"{name}.{key} did not draw once"
-        assert key == "top_k" or not np.array_equal(before, picture(panel)), f"{name}.{key}: the same picture"
-        control.value = start[key]
-    for label in set(panel.buttons) - {"Run", "Pause"}:
-        panel.buttons[label].click()
-        assert panel.error is None
+    use_every_control(panel, quiet=("top_k",))
 
 
 @pytest.mark.parametrize("words", WORDS)
@@ -600,19 +642,7 @@ DIFFUSION_PANELS = ["fog_panel", "rivers_panel", "guess_panel", "race_panel", "d
 
 @pytest.mark.parametrize("name", DIFFUSION_PANELS)
 def test_every_control_of_every_diffusion_panel_draws_once_and_changes_the_picture(fog, name):
-    panel = fog[name]
-    start = panel.values
-    for key, control in panel.controls.items():
-        seq, before = panel.seq, picture(panel)
-        control.value = other_value(control)
-        assert panel.error is None, f"{name}.{key}: {panel.error}"
-        assert panel.seq == seq + 1, f"{name}.{key} did not draw once"
-        assert not np.array_equal(before, picture(panel)), f"{name}.{key}: the same picture"
-        control.value = start[key]
-    for label in set(panel.buttons) - {"Run", "Pause"}:
-        before = picture(panel)
-        panel.buttons[label].click()
-        assert panel.error is None and not np.array_equal(before, picture(panel)), f"{name}, {label}: the same picture"
+    use_every_control(fog[name])
 
 
 def test_the_rivers_teach_a_new_network(fog):
@@ -647,6 +677,36 @@ def test_what_was_finished_is_shown_only_for_the_controls_it_was_made_for(fog):
     assert "Press Finish" in panel.status.value
 
 
+# ---- 00_intro
+
+
+@pytest.fixture(scope="module")
+def intro():
+    from notebook_cells import run_cells
+
+    return run_cells("00_intro.ipynb", ("setup", "export", "panel"))
+
+
+@pytest.mark.parametrize("name", ["views_panel", "fit_panel", "meeting_panel"])
+def test_every_control_of_every_intro_panel_draws_once_and_changes_the_picture(intro, name):
+    use_every_control(intro[name])
+
+
+def test_the_best_bell_is_found_for_either_divergence(intro):
+    panel = intro["fit_panel"]
+    for way, (mean, width) in {"KL(p ‖ q)": (-0.4, 2.1), "KL(q ‖ p)": (-2.0, 0.6)}.items():
+        panel.set(gap=4.0, way=way)
+        panel.buttons["Show me the best"].click()
+        assert abs(panel.values["mean"] - mean) < 0.1 and abs(panel.values["width"] - width) < 0.1, way
+
+
+def test_draw_gives_the_next_digits_and_text(intro):
+    panel = intro["meeting_panel"]
+    before = picture(panel)
+    panel.buttons["Draw"].click()
+    assert "Draw number" in panel.status.value and not np.array_equal(before, picture(panel))
+
+
 # ---------------------------------------------------------------- the same under Colab's ipywidgets
 
 
@@ -661,6 +721,7 @@ def ipywidgets_7(tmp_path_factory):
 
 
 @pytest.mark.skipif(int(ipywidgets.__version__.split(".")[0]) < 8, reason="this is the inner run")
+@pytest.mark.exhaustive
 def test_all_of_this_under_ipywidgets_7_7_1(tmp_path_factory):
     folder = ipywidgets_7(tmp_path_factory)
     if folder is None:

@@ -8,6 +8,7 @@ import io
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -296,6 +297,57 @@ def test_arrows_warp_gauge_and_square():
     plotting.square(ax, 1.5)
     assert ax.get_xlim() == (-1.5, 1.5) and ax.get_aspect() == 1
     assert not any(spine.get_visible() for spine in ax.spines.values())
+
+
+# ---------------------------------------------------------------- characters that no font here has
+
+
+def labelled(words, place="title"):
+    fig, ax = plotting.figure(3, 2)
+    ax.plot([1, 2], label="a")
+    if place == "text":
+        ax.text(0.5, 0.5, words)
+    elif place == "figure":
+        fig.text(0.5, 0.5, words)
+    elif place == "legend":
+        ax.plot([2, 1], label=words)
+        ax.legend()
+    else:
+        ax.set(**{place: words})
+    return fig
+
+
+@pytest.fixture
+def only_the_font_of_matplotlib(monkeypatch):
+    """Whatever fonts this machine has, and whatever its owner prefers."""
+    monkeypatch.setitem(rcParams, "font.family", ["DejaVu Sans"])
+
+
+@pytest.mark.parametrize("place", ["title", "xlabel", "ylabel", "text", "figure", "legend"])
+def test_a_chinese_label_without_a_font_gives_one_warning_that_says_what_to_do(only_the_font_of_matplotlib, place):
+    with pytest.warns(UserWarning) as caught:
+        png = plotting.to_png(labelled("生成 loss 生成", place), scale=1)
+    assert [str(warning.message) for warning in caught] == [
+        "no font here has 生成, so boxes are drawn: write it in English, or name a font that has them in "
+        "matplotlib.rcParams['font.sans-serif']"
+    ]
+    assert Image.open(io.BytesIO(png)).size == (300, 200)
+
+
+def test_other_warnings_while_chinese_is_drawn_are_passed_on(only_the_font_of_matplotlib, monkeypatch):
+    fig = labelled("生")
+    draw = fig.canvas.draw
+    monkeypatch.setattr(fig.canvas, "draw", lambda: (warnings.warn("something else", stacklevel=1), draw()))
+    with pytest.warns(UserWarning) as caught:
+        plotting.to_png(fig)
+    assert [str(warning.message)[:14] for warning in caught] == ["something else", "no font here h"]
+
+
+@pytest.mark.parametrize("words", ["loss", "", "σ² → ∇ log p, ½ KL ≥ 0", "größer, naïve, −1", "✓ x̂"])
+def test_labels_of_the_notebooks_need_no_warning(only_the_font_of_matplotlib, words):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plotting.to_png(labelled(words))
 
 
 # ---------------------------------------------------------------- in a process of its own

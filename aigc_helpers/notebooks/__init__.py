@@ -5,6 +5,7 @@
     python -m aigc_helpers.notebooks strip [--check]                remove what must not be committed
     python -m aigc_helpers.notebooks lint                           the rules of the house
     python -m aigc_helpers.notebooks stamp OWNER/REPO[@REF]         badges and install cells for a published project
+    python -m aigc_helpers.notebooks colab [NAME ...] [--out DIR]   self-contained copies, in dist/colab/
     python -m aigc_helpers.notebooks --check                        export, strip and lint, changing nothing
 
 Cell tags: `export` (written to the package), `setup` (needed by exercises and panels), `panel`, `colab` (the install
@@ -12,6 +13,7 @@ cell), `exercise` (a blank to fill), `mark` (the cell that marks it), `solution`
 """
 
 from .book import ROOT, NotebookError, code_cells, exercises, paths, read, subset, with_solutions
+from .carrying import colab
 from .cli import main
 from .exporting import export
 from .linting import lint
@@ -20,6 +22,6 @@ from .stamping import stamp
 from .stripping import strip, stripped
 
 __all__ = [
-    "ROOT", "NotebookError", "code_cells", "execute", "exercises", "export", "lint", "main", "paths", "read", "run",
-    "stamp", "strip", "stripped", "subset", "with_solutions",
+    "ROOT", "NotebookError", "code_cells", "colab", "execute", "exercises", "export", "lint", "main", "paths", "read",
+    "run", "stamp", "strip", "stripped", "subset", "with_solutions",
 ]  # fmt: skip

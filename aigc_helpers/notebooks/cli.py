@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from .book import ROOT, NotebookError
+from .carrying import colab
 from .exporting import export
 from .linting import lint
 from .running import run
@@ -46,6 +47,9 @@ def _parser():
     runner = commands.add_parser("run", help="execute in place, then strip; AIGC_BUDGET scales the training")
     runner.add_argument("names", nargs="*", metavar="NAME", help="a number or a name's beginning; all if none")
     runner.add_argument("--slowest", type=int, default=0, metavar="N", help="also print the N slowest cells")
+    copier = commands.add_parser("colab", help="write self-contained copies, which need no clone")
+    copier.add_argument("names", nargs="*", metavar="NAME", help="a number or a name's beginning; all if none")
+    copier.add_argument("--out", metavar="DIR", help="where to (dist/colab)")
     return parser
 
 
@@ -60,4 +64,6 @@ def _dispatch(options, root):
         return stamp(options.target, root) or []
     if options.command == "run":
         return run(options.names, root, slowest=options.slowest) or []
+    if options.command == "colab":
+        return colab(options.names, root, options.out) or []
     return export(root, check=True) + strip(root, check=True) + lint(root)

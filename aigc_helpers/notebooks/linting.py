@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import nbformat
 
 from .book import ROOT, NotebookError, code_cells, exercises, paths, read
+from .glossary import check_guide, cited
 from .stamping import badge, published
 from .stripping import WIDGET_VIEW
 
@@ -46,7 +47,7 @@ class Page(NamedTuple):
 
 
 def lint(root=ROOT):
-    """Every breach of the rules in every notebook; returns the findings, one line each."""
+    """Every breach of the rules in every notebook, and in their guide; returns the findings, one line each."""
     known = paths(root)
     findings = [
         f"notebooks/{path.relative_to(root / 'notebooks').as_posix()}: has no number, so the tool passes it by: "
@@ -54,10 +55,19 @@ def lint(root=ROOT):
         for path in sorted((root / "notebooks").rglob("*.ipynb"))
         if path not in known and ".ipynb_checkpoints" not in path.parts
     ]
-    for path in known:
-        page = Page(read(path), path, root)
-        findings += [f"{path.name}{place}: {what}" for rule in RULES for place, what in rule(page)]
-    return findings
+    pages = [Page(read(path), path, root) for path in known]
+    for page in pages:
+        findings += [f"{page.path.name}{place}: {what}" for rule in RULES for place, what in rule(page)]
+    return findings + [f"notebooks/README.md{place}: {what}" for place, what in _guide(root, pages)]
+
+
+def _guide(root, pages):
+    """Breaches in the guide to the series, with its glossary and references, if the project has one."""
+    path = root / "notebooks" / "README.md"
+    if path.exists():
+        text = path.read_text(encoding="utf-8")
+        yield from (("", what) for what in _links(_without_code(text), path))
+        yield from check_guide(text, {page.path.name: page.nb for page in pages})
 
 
 # ---------------------------------------------------------------- the notebook as a whole
@@ -217,10 +227,10 @@ def _prose(page):
             yield place, "holds active content, which notebooks may not run: remove it"
         if ABSOLUTE.search(source):
             yield place, "holds an absolute path: use one relative to the notebook"
-        for number in re.findall(r"(?i)\barxiv(?:\.org/(?:abs|pdf)/|[: ]+)([\w./-]*\d[\w./-]*)", plain):
-            if not ARXIV.fullmatch(number.rstrip(".").removesuffix(".pdf")):
+        for number in cited(plain):
+            if not ARXIV.fullmatch(number):
                 yield place, f"{number!r} is not an arXiv number: look it up"
-        yield from ((place, what) for what in _links(plain, page.path.parent))
+        yield from ((place, what) for what in _links(plain, page.path))
 
 
 def _without_code(source):
@@ -230,25 +240,41 @@ def _without_code(source):
     return source
 
 
-def _links(text, folder):
+def _links(text, path):
+    """What is wrong with the links and images of a file's text."""
     for bang, alt, target in LINK.findall(text):
         if bang and not alt.strip():
             yield f"the image {target} has no alt text: say what it shows"
-        yield from _links(alt, folder)  # an image that is itself a link
-        yield from _dead(target, folder)
+        yield from _links(alt, path)  # an image that is itself a link
+        yield from _dead(target, path)
     for tag in re.findall(r"<img\b[^>]*>", text):
         if not re.search(r"""\balt\s*=\s*["'][^"']*\w""", tag):
             yield f"{tag[:60]} has no alt text: say what it shows"
         for target in re.findall(r"""\bsrc\s*=\s*["']([^"']+)""", tag):
-            yield from _dead(target, folder)
+            yield from _dead(target, path)
 
 
-def _dead(target, folder):
-    if re.match(r"[a-z]+:|#", target):
+def _dead(target, path):
+    if re.match(r"[a-z]+:", target):
         return
-    file = unquote(target.split("#")[0])
-    if file.startswith("/") or not (folder / file).exists():
+    file, _, fragment = unquote(target).partition("#")
+    there = path.parent / file if file else path
+    if file.startswith("/") or not there.exists():
         yield f"the link {target} leads to no file: mend it"
+    elif fragment not in ("", "top") and there.suffix in (".ipynb", ".md") and fragment not in _anchors(there):
+        yield f"the link {target} leads to no heading of {there.name}: mend it"
+
+
+def _anchors(path):
+    """The #fragments of a file's headings: of a notebook as JupyterLab makes them, of Markdown as GitHub does."""
+    notebook = path.suffix == ".ipynb"
+    cells = [cell.source for cell in read(path).cells if cell.cell_type == "markdown"] if notebook else []
+    text = "\n".join(cells) if notebook else path.read_text(encoding="utf-8")
+    headings = re.findall(r"(?m)^#{1,6} +(.*?) *#*$", re.sub(r"(?ms)^ *```.*?^ *```", "", text))
+    shown = [re.sub(r"[*`]|\]\([^)]*\)|\[", "", heading) for heading in headings]
+    if notebook:
+        return {heading.replace(" ", "-") for heading in shown}
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in shown}
 
 
 # ---------------------------------------------------------------- where it is published

@@ -20,9 +20,14 @@ def published(root=ROOT):
         raise NotebookError(message) from None
 
 
+def colab_address(name, repository, ref):
+    """Where Colab opens the published notebook file `name`."""
+    return f"https://colab.research.google.com/github/{repository}/blob/{ref}/notebooks/{name}"
+
+
 def badge(path, repository, ref):
     """The "Open in Colab" badge of a notebook, as HTML."""
-    url = f"https://colab.research.google.com/github/{repository}/blob/{ref}/notebooks/{path.name}"
+    url = colab_address(path.name, repository, ref)
     return f'<a href="{url}" target="_parent"><img src="{BADGE_IMAGE}" alt="Open In Colab"/></a>'
 
 
