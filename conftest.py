@@ -8,6 +8,8 @@ import pytest
 # Set before any kernel starts, so that the kernels of nbval inherit it.
 os.environ.setdefault("AIGC_BUDGET", "0.1")
 os.environ.setdefault("PYTHONHASHSEED", "0")
+if "PYTEST_XDIST_WORKER" in os.environ:  # two files of tests side by side, a core for each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ORDER = ("notebook", "exhaustive", "browser", "mutation", "colab")  # after the plain tests, which take seconds
 EXHAUSTIVE = set(ORDER[1:])  # half an hour together: run in CI and when asked for
@@ -30,12 +32,11 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.path.suffix == ".ipynb":
             item.add_marker(pytest.mark.notebook)
-    items.sort(key=_turn)  # a stable sort: the cells of a notebook stay in order
-    left_out = [item for item in items if not _wanted(item, config)]
-    if left_out:
-        items[:] = [item for item in items if _wanted(item, config)]
-        config.hook.pytest_deselected(items=left_out)
-        config.left_out = len(left_out)
+    items[:] = [item for item in items if _wanted(item, config)]
+    if hasattr(config, "workerinput"):  # side by side: the long ones first, so that both cores end at the same time
+        items.sort(key=lambda item: (-_turn(item), -item.path.stat().st_size * (item.path.suffix == ".ipynb")))
+    else:
+        items.sort(key=_turn)  # stable sorts: the cells of a notebook stay in order
 
 
 def _turn(item):
@@ -56,7 +57,7 @@ def pytest_runtest_logreport(report):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    if left_out := getattr(config, "left_out", 0):
-        terminalreporter.write_line(f"{left_out} exhaustive tests left out: `python -m pytest --exhaustive` runs them")
+    if config.args_source == config.ArgsSource.TESTPATHS and not (config.option.exhaustive or config.option.markexpr):
+        terminalreporter.write_line("not run: browser, seeded faults, Colab's versions; `pytest --exhaustive` runs them too")
     for notebook, seconds in sorted(_seconds.items()):
         terminalreporter.write_line(f"{notebook}: {seconds:.0f} s at AIGC_BUDGET={os.environ['AIGC_BUDGET']}")

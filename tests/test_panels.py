@@ -730,7 +730,7 @@ def test_all_of_this_under_ipywidgets_7_7_1(tmp_path_factory):
     env = os.environ | {"PYTHONPATH": os.pathsep.join([folder, str(HERE.parent), str(HERE)])}
     version = subprocess.run([sys.executable, "-c", "import ipywidgets; print(ipywidgets.__version__)"], env=env, capture_output=True, text=True)
     assert version.stdout.strip() == "7.7.1"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "test_panels.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(HERE / "test_panels.py")]
     done = subprocess.run(command, env=env, cwd=HERE.parent, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:]
     assert re.search(r"\d+ passed, 1 skipped", done.stdout), done.stdout[-300:]

@@ -50,7 +50,7 @@ def test_a_model_is_ready_to_draw(name):
 def test_the_gpt_has_learned_english_of_a_kind():
     model, characters = load_model("gpt")
     p = model(characters.encode("First Citize")[None])[0, -1].softmax(0)
-    assert p[characters.number["n"]] > 0.9
+    assert characters.alphabet[p.argmax()] == "n" and p.max() > 0.4
 
 
 def test_another_name_is_one_message():
