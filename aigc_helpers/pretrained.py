@@ -47,11 +47,12 @@ def load_model(name):
     if name not in MAKERS:
         raise ValueError(f"load_model: unknown model {name!r}; choose one of {', '.join(MAKERS)}")
     weights, about = read_asset(f"{name}.safetensors")
-    if name == "gpt":
-        characters = gpt.Characters(about["alphabet"])
-        return _ready(gpt.GPT(len(characters)), weights), characters
-    make = {"gan": gan.ConvGenerator, "vae": lambda: vae.VAE().decoder, "diffusion": diffusion.UNet}
-    return _ready(make[name](), weights)
+    with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and thrown away: nobody else's dice move
+        if name == "gpt":
+            characters = gpt.Characters(about["alphabet"])
+            return _ready(gpt.GPT(len(characters)), weights), characters
+        make = {"gan": gan.ConvGenerator, "vae": lambda: vae.VAE().decoder, "diffusion": diffusion.UNet}
+        return _ready(make[name](), weights)
 
 
 def _ready(model, weights):
@@ -67,16 +68,16 @@ def read_asset(file):
 
     Raises ValueError, naming the command that makes it again, when the file is not the one that the manifest names.
     """
-    from safetensors import safe_open
     from safetensors.torch import load
 
-    raw = (ASSETS / file).read_bytes()
-    entry = _manifest()[file]
+    entry, path = _manifest().get(file), ASSETS / file
+    if entry is None or not path.exists():
+        raise ValueError(f"{file} is not in aigc_helpers/assets: reinstall, or run `{COMMAND}` to make it")
+    raw = path.read_bytes()
     if hashlib.sha256(raw).hexdigest() != entry["sha256"]:
         raise ValueError(f"{file} is damaged: reinstall, or run `{entry['made_by']}` to make it again")
-    with safe_open(ASSETS / file, "pt") as opened:
-        about = opened.metadata() or {}
-    return _unpacked(load(raw)), about
+    length = int.from_bytes(raw[:8], "little")  # of the header, which is JSON: from the bytes that were verified
+    return _unpacked(load(raw)), json.loads(raw[8 : 8 + length]).get("__metadata__", {})
 
 
 def write_asset(file, weights, made_by, **about):
@@ -110,6 +111,9 @@ def packed(state):
             scale = rows.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
             small[name] = (rows / scale).round().to(torch.int8).reshape(weight.shape)
             small[name + SCALE] = scale.flatten()
+    bad = [name for name, weight in small.items() if not weight.isfinite().all()]
+    if bad:
+        raise ValueError(f"packed: {bad[0]} has values that are not finite or do not fit into 16 bits")
     return small
 
 

@@ -237,14 +237,9 @@ def test_a_wrong_value_of_a_control_is_refused_or_drawn_or_said_and_then_forgott
 # ---------------------------------------------------------------- 12: cells run twice
 
 
-UNSEEDED = pytest.mark.xfail(strict=True, reason="the checks of eq. (4) and eq. (8) draw from the global generator")
-
-
 @pytest.mark.exhaustive
 @pytest.mark.notebook
-@pytest.mark.parametrize(
-    "path", [pytest.param(p, id=p.stem, marks=UNSEEDED if p.stem == "02_vae" else ()) for p in NOTEBOOKS]
-)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 def test_each_cell_that_trains_nothing_says_the_same_twice(offline, path):
     """Set-up, theory and its checks, in order and each cell two times: whatever a cell changed, it says the same again."""
     nb, space, ticks = notebooks.read(path), {"__name__": "__main__"}, 0

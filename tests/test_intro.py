@@ -77,3 +77,9 @@ def test_entropy_and_divergence_at_their_limits():
     assert entropy(even).item() == pytest.approx(math.log(4)) and entropy(sure) == 0
     assert kl(sure, even).item() == pytest.approx(math.log(4)) and kl(even, sure) == math.inf and kl(sure, sure) == 0
     assert kl(torch.stack([even, sure]), even).shape == (2,)
+
+
+def test_a_class_without_points_is_one_message(points):
+    x, y = points
+    with pytest.raises(ValueError, match="GaussianClassifier: no point of class 1"):
+        GaussianClassifier(x, torch.where(y == 1, 2, y))

@@ -105,3 +105,23 @@ def test_a_loop_that_is_not_found_is_one_message(monkeypatch):
     monkeypatch.setitem(MAKERS, "gan", ("01_gan", "for x in nowhere", "gan"))
     with pytest.raises(notebooks.NotebookError, match="01_gan.ipynb: 0 cells hold `for x in nowhere`: mend MAKERS"):
         pretrained.make("gan")
+
+
+def test_a_file_that_is_not_there_is_one_message(assets):
+    (assets / "vae.safetensors").unlink()
+    with pytest.raises(ValueError, match="vae.safetensors is not in aigc_helpers/assets: reinstall, or run"):
+        load_model("vae")
+    with pytest.raises(ValueError, match="other.safetensors is not in"):
+        read_asset("other.safetensors")
+
+
+def test_loading_moves_nobodys_dice():
+    before = torch.random.get_rng_state()
+    load_model("gpt")
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e6])
+def test_what_does_not_fit_is_refused(value):
+    with pytest.raises(ValueError, match="packed: bias has values that are not finite or do not fit into 16 bits"):
+        packed({"matrix": torch.eye(2), "bias": torch.tensor([1.0, value])})

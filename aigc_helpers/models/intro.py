@@ -4,26 +4,25 @@ import torch
 import torch.nn.functional as F
 
 
-# The panel's arithmetic: section 2 takes it apart. Run it; there is no need to read it yet.
 class GaussianClassifier:
     """Generative: a share and a Gaussian for each of K classes, by maximum likelihood; eq. (3).
 
-    Learns from points x (N, d) and classes y (N,) in 0..K-1. shared: one covariance for all classes.
-    diagonal: features independent within a class ("naive Bayes"). ridge: added to every variance.
+    Learns from x (N, d), y (N,) in 0..K-1. shared: one covariance; diagonal: independent features ("naive Bayes").
     """
 
     def __init__(self, x, y, shared=False, diagonal=False, ridge=1e-3):
         is_class = F.one_hot(y).to(x)                                      # (N, K)
         counts = is_class.sum(dim=0)
+        if (counts == 0).any():
+            raise ValueError(f"GaussianClassifier: no point of class {counts.argmin().item()}: number the classes 0..K-1")
         self.share = counts / len(x)                                       # (K,)
         self.mean = is_class.T @ x / counts[:, None]                       # (K, d)
-        parts = [x[y == k] - self.mean[k] for k in range(len(counts))]
-        cov = torch.stack([part.T @ part / len(part) for part in parts])   # (K, d, d)
+        cov = torch.stack([x[y == k].T.cov(correction=0) for k in range(len(counts))]).reshape(len(counts), x.shape[1], -1)
         if shared:
             cov = (self.share[:, None, None] * cov).sum(dim=0).expand_as(cov)
         if diagonal:
             cov = torch.diag_embed(cov.diagonal(dim1=1, dim2=2))
-        self.cov = cov + ridge * torch.eye(x.shape[1]).to(x)
+        self.cov = cov + ridge * torch.eye(x.shape[1]).to(x)               # a ridge keeps it invertible
         self.density = torch.distributions.MultivariateNormal(self.mean, self.cov)
 
     def log_joint(self, x):
@@ -33,9 +32,10 @@ class GaussianClassifier:
     def sample(self, n, generator=None):
         """n points (n, d) and their classes (n,): first y from p(y), then x from p(x | y)."""
         y = torch.multinomial(self.share, n, replacement=True, generator=generator)
-        factor = torch.linalg.cholesky(self.cov)                           # (K, d, d): cov = factor factor^T
-        eps = torch.randn(n, self.mean.shape[1], generator=generator).to(self.mean)
-        return self.mean[y] + torch.stack([factor[k] @ e for k, e in zip(y, eps)]), y
+        x = torch.randn(n, self.mean.shape[1], generator=generator).to(self.mean)
+        for k, factor in enumerate(self.density.scale_tril):               # cov = factor factor^T
+            x[y == k] = self.mean[k] + x[y == k] @ factor.T
+        return x, y
 
     def posterior(self, x):
         """p(y | x) (N, K), by Bayes' rule: eq. (2)."""
