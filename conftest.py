@@ -22,6 +22,14 @@ def pytest_addoption(parser):
                      help=f"run the tests marked {', '.join(sorted(EXHAUSTIVE))} too (half an hour)")  # fmt: skip
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Small networks on one thread: two of them, on cores that are busy, wait for each other most of the time."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def pytest_report_header():
     offline = ", no download (AIGC_OFFLINE)" if os.environ.get("AIGC_OFFLINE") else ""
     source = "AIGC_DATA_DIR" if os.environ.get("AIGC_DATA_DIR") else "cache, download or embedded digits"

@@ -1,6 +1,6 @@
 """Seeded faults: each one, put into a copy of the project, must turn the suite red.
 
-`python -m pytest tests/test_mutations.py -s` also prints the table: fault | where | caught by.
+`python -m pytest tests/test_mutations.py -n 0 -s` also prints the table: fault | where | caught by.
 
 A fault is a textual change of a helper or of one of a notebook's code cells. For a notebook the exported module is
 made anew from the changed cell, so that a mere comparison of bytes cannot be what catches it. The copy is then tested
@@ -629,6 +629,8 @@ def results(request, tmp_path_factory):
     for fault in faults:
         result = found[fault.name]
         print(f"| {fault.name} | {fault.where} | {caught_by(result)} | {result['seconds']:.1f} |")
+    caught = sum(found[fault.name]["rc"] == 1 for fault in faults)
+    print(f"\ncaught: {caught} of {len(faults)}, {100 * caught / max(1, len(faults)):.1f} %")
 
 
 def ask_server(jobs, base):

@@ -385,6 +385,7 @@ def test_cleared_outputs_are_a_finding_of_lint(book, tmp_path):
     assert len(about_outputs()) == 1
 
 
+@pytest.mark.notebook
 def test_a_stored_number_changed_by_hand_fails_strict_nbval(book, environment, tmp_path):
     good = nbformat.from_dict(book)
     cell = find(good, "eq. (4): minimax gradient")

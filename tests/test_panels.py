@@ -262,13 +262,14 @@ def faint_texts(fig):
     """The texts of a figure whose contrast with what is behind most of them is below 4.5 : 1, each with its contrast."""
     texts = [text for text in fig.findobj(Text) if text.get_visible() and text.get_text().strip()]
     plotting.to_png(fig, scale=1.0)
-    boxes = [text.get_window_extent() for text in texts]
+    fig.set_layout_engine("none")
+    boxes, colours = [text.get_window_extent() for text in texts], [text.get_color() for text in texts]
     for text in texts:
-        text.set_visible(False)
+        text.set_color("none")  # a box behind the text stays
     plotting.to_png(fig, scale=1.0)
     behind, faint = np.asarray(fig.canvas.buffer_rgba())[::-1, :, :3] / 255, []  # rows from below, as boxes count them
-    for text, box in zip(texts, boxes, strict=True):
-        text.set_visible(True)
+    for text, box, colour in zip(texts, boxes, colours, strict=True):
+        text.set_color(colour)
         low, high = (np.clip(np.round(corner).astype(int), 0, None) for corner in (box.min, box.max))
         pixels = behind[low[1] : high[1] + 1, low[0] : high[0] + 1].reshape(-1, 3)
         if len(pixels):  # else it is outside of the figure: an axis label that nobody sees

@@ -797,6 +797,7 @@ def start_nbval(path, factor):
     )  # fmt: skip
 
 
+@pytest.mark.notebook
 def test_strict_nbval_passes_at_two_budgets_and_can_fail(tmp_path, monkeypatch):
     for name in ("PYTHONPATH", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, ENVIRONMENT[name])
@@ -902,6 +903,7 @@ def execute(kernel):
     return run
 
 
+@pytest.mark.notebook
 @needs_posix_signals
 def test_the_stop_button_of_a_real_kernel(execute):
     assert execute(KERNEL_SETUP)[0]["status"] == "ok"
@@ -918,6 +920,7 @@ def test_the_stop_button_of_a_real_kernel(execute):
     assert reply["status"] == "error" and reply["ename"] == "KeyboardInterrupt"
 
 
+@pytest.mark.notebook
 def test_a_kernel_killed_in_mid_training_and_started_again_trains_the_same(kernel, execute):
     """The second kernel finds nothing of the first: the whole run, made anew, is that of a kernel never killed."""
     manager, client = kernel
