@@ -48,9 +48,16 @@ def choice(label, options, value=None):
     """A drop-down list; options is a list, or a dict of shown text -> value."""
     import ipywidgets as widgets
 
-    options = list(options.items()) if isinstance(options, dict) else list(options)
-    first = options[0][1] if isinstance(options[0], tuple) else options[0]
-    return widgets.Dropdown(options=options, value=first if value is None else value, description=label, **_look())
+    options = list(options.items()) if isinstance(options, dict) else [(str(option), option) for option in options]
+    options = [(text, _NONE if option is None else option) for text, option in options]
+    return widgets.Dropdown(options=options, value=options[0][1] if value is None else value, description=label, **_look())
+
+
+_NONE = object()  # stands for None in a list: ipywidgets takes a value of None for "nothing chosen" and shows a blank
+
+
+def _value(control):
+    return None if control.value is _NONE else control.value
 
 
 def switch(label, value=False):
@@ -98,7 +105,8 @@ class Panel:
         self.tick, self.changed, self.frames = tick, changed, list(frames)
         self.seq, self.error, self.last_ms = 0, None, 0.0
         self._lock, self._quiet = threading.RLock(), False
-        self.picture, self.status = widgets.HTML(), widgets.HTML()
+        narrow = {"max_width": "100%", "min_width": "0"}  # in a narrow window, or zoomed, the picture shrinks to fit
+        self.picture, self.status = widgets.HTML(layout=narrow), widgets.HTML()
         self.buttons = {name: self._button(name, function) for name, function in (buttons or {}).items()}
         for name, values in (presets or {}).items():
             self.buttons[name] = self._button(name, lambda values=values: self._take(values))
@@ -114,7 +122,7 @@ class Panel:
     @property
     def values(self):
         """The value of every control, by name."""
-        return {name: control.value for name, control in self.controls.items()}
+        return {name: _value(control) for name, control in self.controls.items()}
 
     def set(self, **values):
         """Set several controls as if the reader had moved them; the picture is drawn once."""
@@ -126,7 +134,7 @@ class Panel:
             before, self._quiet = self._quiet, True
             try:
                 for name, value in values.items():
-                    self.controls[name].value = value
+                    self.controls[name].value = _NONE if value is None else value
             finally:
                 self._quiet = before
 
@@ -161,13 +169,13 @@ class Panel:
         for name, value in values.items():
             self.put(**{name: value})
             if self.changed:
-                self.changed(name, self.controls[name].value)
+                self.changed(name, _value(self.controls[name]))
 
     def _on_change(self, name, change):
         value, before = change["new"], change["old"]
         if self._quiet or (isinstance(value, float) and math.isclose(value, before, abs_tol=1e-9)):
             return  # a slider in the page answers 3.4 with 3.4000000000000004: no event of the reader
-        self._guarded((lambda: self.changed(name, value)) if self.changed else (lambda: None))
+        self._guarded((lambda: self.changed(name, _value(self.controls[name]))) if self.changed else (lambda: None))
 
     def _guarded(self, work):
         """Run `work`, draw, and report: the one path of every event."""
@@ -191,7 +199,7 @@ class Panel:
         width, height = (round(inches * plotting.DPI) for inches in fig.get_size_inches())
         data = base64.b64encode(plotting.to_png(fig, scale=1.25)).decode("ascii")
         alt = html.escape(f"{self.alt} {text}".strip(), quote=True)
-        return (f'<img alt="{alt}" width="{width}" height="{height}" style="max-width:none;border-radius:6px" '
+        return (f'<img alt="{alt}" width="{width}" height="{height}" style="max-width:100%;height:auto;border-radius:6px" '
                 f'src="data:image/png;base64,{data}">')  # fmt: skip
 
     def _status(self, text):

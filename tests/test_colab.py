@@ -428,7 +428,7 @@ def test_the_workflow_runs_in_full_every_week(workflow):
     weekly = [step for step in job["steps"] if step.get("if") == "github.event_name == 'schedule'"]
     assert "python -m pytest" in always and "AIGC_BUDGET" not in job["env"]
     assert [step.get("env") for step in weekly] == [None, {"AIGC_BUDGET": "1"}]
-    assert 'python -m pytest -m "browser or mutation or exhaustive"' in weekly[0]["run"]
+    assert 'python -m pytest -m "exhaustive or browser or mutation" -n 0' in weekly[0]["run"]
     assert weekly[1]["run"].startswith("python -m pytest notebooks ")
 
 

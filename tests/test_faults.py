@@ -362,6 +362,7 @@ print(json.dumps([pages, digest, str(pick_device()), torch.backends.cpu.get_cpu_
 NO_AVX = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.notebook
 def test_check_lines_are_the_same_for_any_number_of_threads_without_avx_and_with_the_gpu_hidden(tmp_path):
     """Each page's stored lines come out again, word for word, in all of these; and so do the random integers."""

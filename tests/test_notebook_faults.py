@@ -139,6 +139,7 @@ def strict_nbval(folder, env, *names):
     return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.notebook
 @pytest.mark.parametrize("job", ORDERS)
 def test_run_twice_in_one_kernel(ran, book, job):
@@ -147,6 +148,7 @@ def test_run_twice_in_one_kernel(ran, book, job):
     assert sum("not attempted yet" in printed for _, printed, _ in wanted) == 2 * len(notebooks.exercises(book))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.notebook
 @pytest.mark.parametrize("job", SURROUNDINGS)
 def test_strange_surroundings(ran, book, job):

@@ -214,6 +214,20 @@ def test_controls():
     assert switch("on", True).value is True
 
 
+def test_none_in_a_list_is_a_line_like_any_other():
+    seen = []
+    panel = make(draw=lambda label: seen.append(label) or draw_dot()[0],
+                 controls={"label": choice("finish as", {"no label": None, "7": 7, "8": 8}, 7)})  # fmt: skip
+    panel.controls["label"].index = 0  # what the page sends
+    assert panel.values == {"label": None} and seen[-1] is None
+    assert panel.controls["label"].index == 0 and panel.controls["label"].label == "no label"
+    panel.set(label=8)
+    panel.set(label=None)
+    assert seen[-2:] == [8, None] and panel.controls["label"].index == 0
+    first = choice("finish as", {"no label": None, "7": 7})
+    assert (first.index, first.label) == (0, "no label")
+
+
 # ---------------------------------------------------------------- the panels of the notebooks
 
 
