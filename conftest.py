@@ -66,6 +66,6 @@ def pytest_runtest_logreport(report):
 
 def pytest_terminal_summary(terminalreporter, config):
     if config.args_source == config.ArgsSource.TESTPATHS and not (config.option.exhaustive or config.option.markexpr):
-        terminalreporter.write_line("not run: browser, seeded faults, Colab's versions; `pytest --exhaustive` runs them too")
+        terminalreporter.write_line("not run: browser, seeded faults, Colab's versions; --exhaustive runs them too")
     for notebook, seconds in sorted(_seconds.items()):
         terminalreporter.write_line(f"{notebook}: {seconds:.0f} s at AIGC_BUDGET={os.environ['AIGC_BUDGET']}")

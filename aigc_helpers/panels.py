@@ -50,7 +50,8 @@ def choice(label, options, value=None):
 
     options = list(options.items()) if isinstance(options, dict) else [(str(option), option) for option in options]
     options = [(text, _NONE if option is None else option) for text, option in options]
-    return widgets.Dropdown(options=options, value=options[0][1] if value is None else value, description=label, **_look())
+    value = options[0][1] if value is None else value
+    return widgets.Dropdown(options=options, value=value, description=label, **_look())
 
 
 _NONE = object()  # stands for None in a list: ipywidgets takes a value of None for "nothing chosen" and shows a blank
@@ -199,8 +200,8 @@ class Panel:
         width, height = (round(inches * plotting.DPI) for inches in fig.get_size_inches())
         data = base64.b64encode(plotting.to_png(fig, scale=1.25)).decode("ascii")
         alt = html.escape(f"{self.alt} {text}".strip(), quote=True)
-        return (f'<img alt="{alt}" width="{width}" height="{height}" style="max-width:100%;height:auto;border-radius:6px" '
-                f'src="data:image/png;base64,{data}">')  # fmt: skip
+        return (f'<img alt="{alt}" width="{width}" height="{height}" '
+                f'style="max-width:100%;height:auto;border-radius:6px" src="data:image/png;base64,{data}">')
 
     def _status(self, text):
         state = "error" if self.error else "ok"
