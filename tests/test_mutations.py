@@ -96,7 +96,7 @@ FAULTS = [
     intro("covariance divided by one less", "T.cov(correction=0)", "T.cov(correction=1)"),
     intro("means divided by all points", "is_class.T @ x / counts[:, None]", "is_class.T @ x / len(x)"),
     intro("the evidence without the sum over classes", "return self.log_joint(x).logsumexp(dim=1)",
-          "return self.log_joint(x)[:, 0]"),
+          "return self.log_joint(x)[:, 0]", "tests/test_intro.py::test_evidence_and_posterior_make_up_the_joint"),
     intro("logistic loss: sign", "F.softplus(-(2 * y - 1) * (x @ w + b))", "F.softplus((2 * y - 1) * (x @ w + b))"),
     intro("logistic loss: the offset forgotten", "(2 * y - 1) * (x @ w + b)).mean()", "(2 * y - 1) * (x @ w)).mean()"),
     intro("weight decay without the half", "+ 0.5 * decay * w", "+ decay * w"),
