@@ -61,15 +61,6 @@ def plain_environment(monkeypatch):
     monkeypatch.setenv("AIGC_PROGRESS", "0")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The networks here are so small that a second thread only waits; on a busy machine, for a minute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
 def usual_stop_button():
     """A shell that runs the tests in the background makes them ignore interrupts; here they never do."""

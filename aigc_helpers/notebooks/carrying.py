@@ -23,12 +23,11 @@ from urllib.parse import quote, unquote
 import nbformat
 
 from .book import ROOT, NotebookError, code_cells, paths, read, text_of, write
-from .linting import LINK
+from .linting import LINK, without_code
 from .stamping import colab_address, published
 
 MODULES = {"scikit-learn": "sklearn", "Pillow": "PIL"}  # what is not imported by the name that it is installed by
 FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}  # Colab and JupyterLab show such a cell on request
-CODE = re.compile(r"^ *```.*?^ *```|`[^`\n]+`|\$\$.*?\$\$|\$[^$\n]+\$", re.DOTALL | re.MULTILINE)
 TAG = re.compile(r"""<(img|a)\b[^>]*?\b(?:src|href)\s*=\s*["']([^"']+)""")
 
 CELL = '''\
@@ -207,7 +206,7 @@ def _without_neighbours(source, path, root):
 
 def _targets(source):
     """(start, end, whether it is a picture) of the target of each link, where it is not code or a formula."""
-    prose = CODE.sub(lambda code: " " * len(code[0]), source)
+    prose = without_code(source)
     yield from _linked(prose)
     yield from ((*tag.span(2), tag[1] == "img") for tag in TAG.finditer(prose))
 

@@ -28,6 +28,7 @@ ADDRESS = re.compile(r"(?<!\w)0x[0-9a-fA-F]{6,}")
 ACTIVE = re.compile(r"<\s*(script|iframe|object|embed)\b", re.IGNORECASE)
 CHINESE = re.compile(r"[\u3000-\u9fff\uf900-\ufaff\uff00-\uffef]")
 LINK = re.compile(r"(!?)\[((?:[^\[\]\n]|!?\[[^\]\n]*\]\([^)\n]*\))*)\]\(\s*<?([^)\s>]+)[^)\n]*\)")
+CODE = re.compile(r"^ *```.*?^ *```|`[^`\n]+`|\$\$.*?\$\$|\$[^$\n]+\$", re.DOTALL | re.MULTILINE)
 ARXIV_NEW = r"(07(0[4-9]|1[0-2])|(0[89]|1[0-4])(0[1-9]|1[0-2]))\.\d{4}|(1[5-9]|[2-9]\d)(0[1-9]|1[0-2])\.\d{5}"
 ARXIV = re.compile(rf"({ARXIV_NEW}|[a-z-]+(\.[A-Z]{{2}})?/\d{{7}})(v\d+)?")
 
@@ -66,7 +67,7 @@ def _guide(root, pages):
     path = root / "notebooks" / "README.md"
     if path.exists():
         text = path.read_text(encoding="utf-8")
-        yield from (("", what) for what in _links(_without_code(text), path))
+        yield from (("", what) for what in _links(without_code(text), path))
         yield from check_guide(text, {page.path.name: page.nb for page in pages})
 
 
@@ -220,7 +221,7 @@ def _name(function):
 
 def _prose(page):
     for place, cell in page.cells("markdown"):
-        source, plain = cell.source, _without_code(cell.source)
+        source, plain = cell.source, without_code(cell.source)
         if len(re.findall(r"<details\b", plain)) != plain.count("</details>"):
             yield place, "opens and closes <details> not equally often in this cell: balance them"
         if ACTIVE.search(plain):
@@ -233,11 +234,9 @@ def _prose(page):
         yield from ((place, what) for what in _links(plain, page.path))
 
 
-def _without_code(source):
-    """Markdown without code and formulas, in which brackets are not links."""
-    for pattern in (r"(?ms)^ *```.*?^ *```", r"`[^`\n]+`", r"(?s)\$\$.*?\$\$", r"\$[^$\n]+\$"):
-        source = re.sub(pattern, " ", source)
-    return source
+def without_code(source):
+    """Markdown in which code and formulas, whose brackets are not links, are blanks of the same length."""
+    return CODE.sub(lambda code: " " * len(code[0]), source)
 
 
 def _links(text, path):
