@@ -1024,6 +1024,7 @@ def test_a_shared_cache_can_be_read_by_others(serve, cache):
 
 WORKER = """
 import contextlib, ctypes, io, json, os, signal, sys, time
+import safetensors.torch  # nobody() may not enter the folder that holds the packages: everything is imported before
 import torch
 from aigc_helpers import data, training
 
