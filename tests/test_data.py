@@ -1024,9 +1024,12 @@ def test_a_shared_cache_can_be_read_by_others(serve, cache):
 
 WORKER = """
 import contextlib, ctypes, io, json, os, signal, sys, time
-import safetensors.torch  # nobody() may not enter the folder that holds the packages: everything is imported before
+import safetensors.torch
 import torch
 from aigc_helpers import data, training
+
+# nobody() may not enter the folder that holds the packages: whatever saving imports is imported now.
+safetensors.torch.save({"a": torch.ones(1)})
 
 
 def die_at(step):
