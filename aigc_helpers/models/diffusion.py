@@ -46,7 +46,7 @@ def alpha_bars(schedule, num_levels=T):
 
 
 def make_path(schedule, num_levels=T):
-    """The Path of a schedule; "straight" is that of rectified flow, eq. (15)."""
+    """The Path of a schedule; "straight" is that of rectified flow, eq. (14)."""
     if schedule == "straight":
         t = torch.linspace(0, 1, num_levels + 1)
         return Path(1 - t, t)
