@@ -4,6 +4,8 @@ Parts: imports, throughput, panels, digits (all by default; `digits` takes about
 on the machine meanwhile. Needs MNIST in AIGC_DATA_DIR, the cache, or a network.
 """
 
+import contextlib
+import functools
 import os
 import pathlib
 import statistics
@@ -43,20 +45,27 @@ def imports():
 # ---------------------------------------------------------------- feeding the model
 
 
-def mlp_steps(batches, num_steps):
-    """Milliseconds a step of the listing's networks (mended) on batches of images (N, 784) in [-1, 1]."""
+def mlp_steps(batches, num_steps, ours):
+    """Milliseconds a step of the listing's networks (mended) on batches of images (N, 784) in [-1, 1].
+
+    ours: trained as the notebook trains, with fused optimisers and 16-bit arithmetic where the processor has it; else
+    as tutorials do.
+    """
     torch.manual_seed(0)
     G, D = gan.Generator(64, 784), gan.Discriminator(784, sigmoid=False)
-    g_opt, d_opt = (torch.optim.Adam(net.parameters(), 2e-4, fused=True) for net in (G, D))
+    g_opt, d_opt = (torch.optim.Adam(net.parameters(), 2e-4, fused=ours) for net in (G, D))
+    arithmetic = functools.partial(training.autocast, "cpu") if ours else contextlib.nullcontext
     times, last = [], time.perf_counter()
     for real in batches:
-        fake = G(torch.randn(len(real), 64))
-        d_loss = gan.discriminator_loss(D(real), D(fake.detach()))
+        with arithmetic():
+            fake = G(torch.randn(len(real), 64))
+            d_loss = gan.discriminator_loss(D(real).float(), D(fake.detach()).float())
         d_opt.zero_grad()
         d_loss.backward()
         d_opt.step()
         D.requires_grad_(False)
-        g_loss = gan.generator_loss(D(fake))
+        with arithmetic():
+            g_loss = gan.generator_loss(D(fake).float())
         g_opt.zero_grad()
         g_loss.backward()
         g_opt.step()
@@ -67,26 +76,32 @@ def mlp_steps(batches, num_steps):
             return 1000 * statistics.median(times)
 
 
-def throughput(num_steps=150):
-    """The same model and loop, fed from memory and fed by torchvision through a DataLoader; and the feeding alone."""
+def throughput():
+    """The same networks, trained as here and as tutorials do, fed by torchvision through a DataLoader; the feeding alone.
+
+    The batch size decides: a step of small batches is mostly the optimiser's, whoever feeds it.
+    """
     from torchvision import datasets, transforms
 
     digits = load_digits("train")
     with tempfile.TemporaryDirectory() as folder:
         dataset = datasets.MNIST(_torchvision_folder(folder), train=True, transform=transforms.ToTensor())
-        loader = torch.utils.data.DataLoader(dataset, batch_size=128, shuffle=True)
+        for batch, num_steps in ((128, 150), (512, 60), (1024, 40)):
+            loader = torch.utils.data.DataLoader(dataset, batch_size=batch, shuffle=True)
 
-        def ours():
-            return (to_signed(x).flatten(1) for _, (x, _) in training.steps(digits, num_steps + 1, 128))
+            def ours(batch=batch, num_steps=num_steps):
+                return (to_signed(x).flatten(1) for _, (x, _) in training.steps(digits, num_steps + 1, batch))
 
-        def theirs():
-            return ((2 * x - 1).flatten(1) for x, _ in loader)
+            def theirs(loader=loader):
+                return ((2 * x - 1).flatten(1) for x, _ in loader)
 
-        for _ in range(2):
-            fed, torch_fed = mlp_steps(ours(), num_steps), mlp_steps(theirs(), num_steps)
-            print(f"the listing's networks, ms a step: from memory {fed:.2f}, torchvision {torch_fed:.2f}: x{torch_fed / fed:.1f}")
+            for _ in range(2):
+                fed, torch_fed = mlp_steps(ours(), num_steps, True), mlp_steps(theirs(), num_steps, False)
+                print(f"batch {batch}: the listing's networks, ms a step: as here {fed:.2f}, fed by torchvision {torch_fed:.2f}: "
+                      f"x{torch_fed / fed:.1f} (wanted: >= 5)")  # fmt: skip
             alone, torch_alone = _feed_only(ours(), num_steps), _feed_only(theirs(), num_steps)
-            print(f"feeding alone, ms a batch: from memory {alone:.3f}, torchvision {torch_alone:.2f}: x{torch_alone / alone:.0f}")
+            print(f"batch {batch}: feeding alone, ms a batch: from memory {alone:.3f}, torchvision {torch_alone:.2f}: "
+                  f"x{torch_alone / alone:.0f}")  # fmt: skip
 
 
 def _torchvision_folder(folder):
