@@ -70,12 +70,16 @@ def stage(name, width=6.6, height=4.0, margins=None, **kwargs):
     """The figure of a live panel: made at the first call, wiped and handed out again at every later one.
 
     To make a figure, its axes and their tick marks costs more than to draw on them; and the cycles of old figures
-    cost pauses of the garbage collector. `margins` is for `subplots_adjust`, the rest as in `figure`.
+    cost pauses of the garbage collector. Words that stay the same are not painted anew (see `words`).
+    `margins` is for `subplots_adjust`, the rest as in `figure`.
     Returns (fig, axes). One name, one panel: the figure that you got before is drawn over.
     """
     key = (name, width, height, tuple(sorted((margins or {}).items())), repr(sorted(kwargs.items())))
     if key not in _STAGES:
+        from aigc_helpers.words import WordsOnceCanvas
+
         fig, axes = figure(width, height, tight=False, **kwargs)
+        WordsOnceCanvas(fig)
         fig.subplots_adjust(**(margins or {}))
         _STAGES[key] = fig, axes, tuple(fig.axes)
     fig, axes, kept = _STAGES[key]

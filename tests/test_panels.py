@@ -293,6 +293,33 @@ def faint_texts(fig):
     return faint
 
 
+def cropped_texts(fig):
+    """The texts of a figure that end more than a pixel beyond its edge."""
+    plotting.to_png(fig, scale=1.0)
+    unseen = set()  # the marks of an axis's ticks outside of what it shows, or of an axes switched off
+    for axis in [axis for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)]:
+        low, high = sorted(axis.get_view_interval())
+        ticks = axis.get_major_ticks() + axis.get_minor_ticks()
+        ticks = [tick for tick in ticks if not (axis.axes.axison and low <= tick.get_loc() <= high)]
+        unseen |= {label for tick in ticks for label in (tick.label1, tick.label2)}
+    width, height = fig.canvas.get_width_height()
+    cropped = []
+    for text in fig.findobj(Text):
+        (left, low), (right, high) = text.get_window_extent().get_points()
+        if text.get_visible() and text.get_text().strip() and text not in unseen:
+            cropped += [text.get_text()] if min(left, low) < -1 or right > width + 1 or high > height + 1 else []
+    return cropped
+
+
+def test_cropped_texts_are_found():
+    fig, ax = plotting.figure(3, 2, tight=False)
+    fig.subplots_adjust(left=0.2, right=0.99)
+    ax.set(xlim=(0, 1000), xticks=[500, 1000], yticks=[0, 1])
+    fig.text(0.5, 0.5, "inside")
+    fig.text(0.9, 0.5, "a long line")
+    assert cropped_texts(fig) == ["1000", "a long line"]
+
+
 def test_faint_texts_are_found():
     fig, ax = plotting.figure(3, 2)
     ax.text(0.1, 0.8, "clear", color=plotting.INK)
@@ -325,7 +352,9 @@ def use_every_control(panel, quiet=()):
 def assert_readable(panel):
     with torch.no_grad(), plotting.style():
         drawn = panel.draw(**panel.values)
-    assert faint_texts(drawn[0] if isinstance(drawn, tuple) else drawn) == [], panel.title
+    fig = drawn[0] if isinstance(drawn, tuple) else drawn
+    assert cropped_texts(fig) == [], panel.title
+    assert faint_texts(fig) == [], panel.title
 
 
 @pytest.mark.parametrize("name", PANELS)

@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import colors, rcParams
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from PIL import Image
 
 from aigc_helpers import plotting
 from aigc_helpers.metrics import Score
+from aigc_helpers.words import WordsOnceCanvas, WordsOnceRenderer, painted
 
 IMAGES = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1).expand(6, 1, 28, 28) * 50
 POINTS = torch.stack([torch.linspace(-1, 1, 9), torch.linspace(1, -1, 9)], dim=1)
@@ -370,7 +373,7 @@ before, began = set(sys.modules), time.perf_counter()
 import aigc_helpers
 folder = pathlib.Path(aigc_helpers.__file__).parent
 for path in sorted([*folder.glob("*.py"), *folder.glob("models/*.py")]):
-    if path.stem not in ("__init__", "notebooks"):
+    if path.stem not in ("__init__", "words"):
         __import__(".".join(("aigc_helpers", *path.relative_to(folder).with_suffix("").parts)))
 seconds = time.perf_counter() - began
 assert "aigc_helpers.models.gan" in sys.modules
@@ -403,7 +406,8 @@ def test_pictures_need_no_pyplot_and_are_the_same_under_a_backend_that_needs_a_s
 def test_what_a_lesson_imports_is_cheap():
     """At most 0.3 s beyond torch on a quiet machine; twice that is allowed here, in the best of three processes.
 
-    Not counted is `aigc_helpers.notebooks`, the authoring tool, which no lesson imports and which needs nbformat.
+    Not counted are `aigc_helpers.notebooks`, the authoring tool, which no lesson imports, and `words`, which is
+    imported when the first panel is drawn.
     """
     for _ in range(3):
         seconds, *new = in_a_process(IMPORTS)
@@ -442,11 +446,46 @@ def test_a_stage_is_handed_out_again_and_looks_like_new():
     messy = np.asarray(Image.open(io.BytesIO(plotting.to_png(fig))))
 
     fresh = plotting.figure(4, 2, ncols=2, tight=False)
+    WordsOnceCanvas(fresh[0])
     fresh[0].subplots_adjust(**margins)
     wanted = draw(*fresh)
     assert not np.array_equal(messy, wanted)
     np.testing.assert_array_equal(draw(*plotting.stage("test", 4, 2, margins, ncols=2)), wanted)
     assert plotting.stage("another", 4, 2, margins, ncols=2)[0] is not first[0]
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["painted", "copied"])
+@pytest.mark.parametrize(("words", "angle", "colour", "alpha"), [
+    ("Words, 0.25", 0, "black", None), ("steep", 90, "black", None), ("aslant", 30, "black", None), ("   ", 0, "black", None),
+    (r"$\alpha_t^2$", 0, "black", None), ("red", 0, "red", None), ("half", 0, "red", 0.5), ("faint", 0, "black", 0.2),
+])  # fmt: skip
+def test_words_that_are_copied_look_as_matplotlib_writes_them(words, angle, colour, alpha, times):
+    def pixels(renderer):
+        page = renderer(300, 200, 100)
+        np.asarray(page.buffer_rgba())[:] = (252, 240, 250, 255)
+        gc = page.new_gc()
+        gc.set_foreground(colour)
+        gc.set_alpha(alpha)
+        page.draw_text(gc, 100, 120, words, FontProperties(size=12), angle, "$" in words)
+        return np.asarray(page.buffer_rgba()).astype(int)
+
+    written, copied = pixels(RendererAgg), [pixels(WordsOnceRenderer) for _ in range(times)][-1]
+    assert np.abs(written - copied).max() <= 2, "more than the rounding of blending twice"
+    assert (written.min() < 220) == bool(words.strip()), "nothing was written"
+
+
+def test_words_seen_before_are_not_painted_anew():
+    fig, _ = plotting.stage("words", 3, 2)
+    for _ in range(3):
+        fig.text(0.1, 0.1, "the same")
+        plotting.to_png(fig)
+    before = painted.cache_info()
+    plotting.to_png(fig)
+    after = painted.cache_info()
+    assert after.hits > before.hits and after.misses == before.misses
+    fig.text(0.1, 0.4, "another word")
+    plotting.to_png(fig)
+    assert painted.cache_info().misses == after.misses + 1
 
 
 @pytest.mark.parametrize(("values", "marks"), [([0.001, 0.5, 2.0], ["0.001", "0.01", "0.1", "1"]), ([1.0, 6.0], ["1", "2", "5"])])
