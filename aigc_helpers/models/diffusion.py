@@ -20,8 +20,8 @@ SCHEDULES = ("linear", "cosine", "shifted cosine", "sigmoid", "straight")
 class Path(NamedTuple):
     """How much data and how much noise there is at each level t = 0..T: x_t = signal[t] x_0 + noise[t] eps."""
 
-    signal: torch.Tensor                                          # (T + 1,): sqrt(alpha_bar), falling from 1
-    noise: torch.Tensor                                           # (T + 1,): sqrt(1 - alpha_bar), rising from 0
+    signal: torch.Tensor                                          # (T + 1,): falls from 1; sqrt(alpha_bar), or straight
+    noise: torch.Tensor                                           # (T + 1,): rises from 0; sqrt(1 - alpha_bar), or straight
 
 
 def alpha_bars(schedule, num_levels=T):
@@ -94,7 +94,7 @@ def step_back(x0, eps, path, t, s, eta=0.0, generator=None):
 def sample(guess, x, path, num_steps, eta=0.0, heun=False, generator=None, keep=False, start=None):
     """Walk from noise x at level T to level 0 in num_steps steps; guess(x, t) returns (x0, eps).
 
-    eta: eq. (6). heun: look twice for each step, eq. (13); only for eta = 0. keep: return all points of the walk.
+    eta: eq. (6). heun: look twice for each step but the last, eq. (13); only for eta = 0. keep: return all points of the walk.
     start: the level that x is at, if not T.
     """
     levels = torch.linspace(start or len(path.signal) - 1, 0, num_steps + 1).round().long().tolist()
@@ -153,14 +153,14 @@ def read(target, out, x, a, n):
 
 
 def draw_levels(n, num_levels=T, middle=False, generator=None):
-    """n random levels from 1 to num_levels: all alike or, if `middle`, mostly those in between; Esser 2024, eq. (19)."""
+    """n random levels from 1 to num_levels: all equally likely or, if `middle`, mostly those in between; Esser 2024, eq. (19)."""
     if middle:
         return (num_levels * torch.sigmoid(torch.randn(n, generator=generator))).ceil().long()
     return torch.randint(1, num_levels + 1, (n,), generator=generator)
 
 
 def denoising_loss(net, x0, path, target="noise", generator=None, *label, middle=False):
-    """Mean squared error of eq. (7) over random levels, for data x0 (N, ...) and the target of your choice."""
+    """Eq. (7) over random levels, for data x0 (N, ...) and the target of your choice; a mean for each number of an item."""
     t = draw_levels(len(x0), len(path.signal) - 1, middle, generator).to(x0.device)
     eps = torch.randn(x0.shape, generator=generator).to(x0)
     out = net(diffuse(x0, t, eps, path), t, *label)
@@ -205,13 +205,13 @@ class ToyRun:
 
 
 def bound_weights(alpha_bar):
-    """w_t for levels t = 2..T, (T - 1,), from alpha_bar (T + 1,): eq. (10), in nats for a squared error of the noise."""
+    """omega_t for levels t = 2..T, (T - 1,), from alpha_bar (T + 1,): eq. (10), in nats for a squared error of the noise."""
     snr = alpha_bar / (1 - alpha_bar)
     return 0.5 * (snr[1:-1] - snr[2:]) / snr[2:]
 
 
 def bound_terms(guess, x0, path, alpha_bar, generator=None):
-    """Upper bound on -log p(x_0), nats for each item of x0 (N, D), from one draw at every level: Kingma 2021, eq. (11)-(13).
+    """Upper bound on -log p(x_0), nats, mean over the items of x0 (N, D), from one draw at every level: Kingma 2021, eq. (11)-(13).
 
     Returns three numbers: what pure noise still knows, the sum over levels of eq. (10), and the last step to the data.
     """

@@ -106,7 +106,7 @@ def attention(q, k, v, mask=None):
 def influence(function, h):
     """(T, T): how much function(h)[0, t] feels h[0, s], for h (1, T, D); row t, column s.
 
-    The outputs of a place are many; each is weighed by a fixed random number, so that no leak cancels by accident.
+    The outputs of a place are many; each is weighted by a fixed random number, so that no leak cancels by accident.
     """
     h = h.detach().requires_grad_()
     out = function(h)[0]                                           # (T, outputs)

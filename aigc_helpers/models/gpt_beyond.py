@@ -277,7 +277,7 @@ class Trunk(nn.Module):
         return self.gpt.embed(tokens)
 
     def read_out(self, h):
-        """All that it can be asked: logits and verdict (N, T, V + 1), from the stream h (N, T, D)."""
+        """All that it can be asked: logits and verdict (N, T, gpt.vocab + 1), from the stream h (N, T, D)."""
         return torch.cat([self.gpt.read_out(h), self.verdict(self.gpt.norm(h)).float()], dim=-1)
 
 
@@ -296,7 +296,7 @@ def masked_goal(trunk, x, generator):
 
 
 def sentence_goal(trunk, x, generator):
-    """Loss and accuracy of "does the second half continue the first?", each true for half of the rows."""
+    """Loss and accuracy of "does the second half continue the first?", true for about half of the rows."""
     half, other = x.shape[1] // 2, x.roll(1, dims=0)
     true = torch.rand(len(x), 1, generator=generator) < 0.5
     joined = torch.cat([x[:, :half], torch.where(true, x[:, half:], other[:, half:])], dim=1)

@@ -42,7 +42,7 @@ class GaussianClassifier:
         return self.log_joint(x).softmax(dim=1)
 
     def log_evidence(self, x):
-        """log p(x) (N,): how well x fits with anything that was learned."""
+        """log p(x) (N,): how well x fits with anything that was learnt."""
         return self.log_joint(x).logsumexp(dim=1)
 
 
