@@ -9,8 +9,10 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import nbclient
@@ -27,7 +29,8 @@ ROOT = NOTEBOOKS.parent
 LOAD = "load_digits("  # what tells a cell that has no tag from all others
 LISTING, LISTING_LOOP = "criterion = nn.BCELoss()\ng_optimizer", "for i, (real_imgs, _) in enumerate(real_data_loader)"
 NETWORKS, OPTIMIZERS, LOOP = "G = ConvGenerator(Z_DIM)", "ema = EMA(G", "in steps(digits, DIGIT_STEPS"
-STAND_IN = "G, D = ConvGenerator(Z_DIM).eval(), ConvDiscriminator().eval()"
+LOOK = "artist = copy.deepcopy(ema.model)"
+STAND_IN = "artist, critic = ConvGenerator(Z_DIM).eval(), ConvDiscriminator().eval()"
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +264,37 @@ def test_digit_loops_train_the_right_way(book, digits_space, loop, player):
     before = aim()
     exec(find(book, LISTING_LOOP if listing else LOOP).source, space)
     assert aim() > before
+
+
+def stop_at(history, step):
+    """Press the stop button when this step is logged."""
+    log = history.log
+
+    def log_and_stop(**losses):
+        log(**losses)
+        if history.step == step:
+            signal.raise_signal(signal.SIGINT)
+
+    history.log = log_and_stop
+
+
+def test_training_goes_on_after_a_stop_and_a_look(book, digits_space):
+    """Stop the digit GAN, run the next cell, run the training cell again: the weights of a run without a stop."""
+    weights = []
+    for stop in (None, 3):
+        space = dict(digits_space, DIGIT_STEPS=6, judge=types.SimpleNamespace(n=80))
+        for text in (NETWORKS, OPTIMIZERS):
+            exec(find(book, text).source, space)
+        if stop:
+            stop_at(space["history"], stop)
+            exec(find(book, LOOP).source, space)
+            assert space["history"].step == stop
+            exec(find(book, LOOK).source, space)
+        exec(find(book, LOOP).source, space)
+        assert space["history"].step == 6
+        trained = (space["G"], space["D"], space["ema"].model)
+        weights.append(torch.cat([p.detach().flatten() for net in trained for p in net.parameters()]))
+    assert torch.equal(*weights)
 
 
 # ---------------------------------------------------------------- what the checks on the page cannot see

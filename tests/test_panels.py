@@ -240,7 +240,7 @@ def gan_namespace():
     def hand_in(space):
         if "ConvDiscriminator" in space and "judge" not in space:
             torch.manual_seed(0)
-            space["G"], space["D"] = space["ConvGenerator"]().eval(), space["ConvDiscriminator"]().eval()
+            space["artist"], space["critic"] = space["ConvGenerator"]().eval(), space["ConvDiscriminator"]().eval()
             space["judge"] = types.SimpleNamespace(net=load_features())
 
     return run_cells("01_gan.ipynb", ("setup", "export", "panel"), hand_in)
