@@ -666,7 +666,7 @@ def diffusion_namespace():
             space["run"] = space["ToyRun"]()
         if "UNet" in space and "artist" not in space:
             torch.manual_seed(0)
-            space["artist"], space["STRAIGHT"] = space["UNet"](8).eval(), space["PATHS"]["straight"]
+            space["artist"], space["STRAIGHT"] = space["UNet"](8).to(space["DEVICE"]).eval(), space["PATHS"]["straight"]
             torch.nn.init.normal_(space["artist"].leave.weight, std=0.05)
             space["PLANS"] = {"DDPM": {"eta": 1.0}, "DDIM": {}, "Heun": {"heun": True}}
             space["STRENGTHS"], space["PER_CLASS"] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0), 10
