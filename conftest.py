@@ -1,6 +1,7 @@
 """Test settings for the whole project: the training budget, the order of the tests, and how long each notebook took."""
 
 import os
+import signal
 from collections import defaultdict
 
 import pytest
@@ -69,3 +70,11 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line("not run: browser, seeded faults, Colab's versions; --exhaustive runs them too")
     for notebook, seconds in sorted(_seconds.items()):
         terminalreporter.write_line(f"{notebook}: {seconds:.0f} s at AIGC_BUDGET={os.environ['AIGC_BUDGET']}")
+
+
+@pytest.fixture
+def usual_stop_button():
+    """A shell that runs the tests in the background makes them ignore interrupts; with this fixture they never do."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

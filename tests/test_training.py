@@ -51,6 +51,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 needs_posix_signals = pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
+pytestmark = pytest.mark.usefixtures("usual_stop_button")
 
 
 @pytest.fixture(autouse=True)
@@ -59,14 +60,6 @@ def plain_environment(monkeypatch):
     for name in ("AIGC_BUDGET", "AIGC_DEVICE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AIGC_PROGRESS", "0")
-
-
-@pytest.fixture(autouse=True)
-def usual_stop_button():
-    """A shell that runs the tests in the background makes them ignore interrupts; here they never do."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 # ---------------------------------------------------------------- seeds, device, precision, budget
