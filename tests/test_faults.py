@@ -453,6 +453,7 @@ print(json.dumps([cell(source) for source in (scores, 'panels.slider("x", 0.0, 1
 """
 
 
+@pytest.mark.notebook
 def test_without_optional_packages_the_rest_works_and_one_line_names_the_missing_one(tmp_path):
     """Data, loops, curves and checks need none of them. (torchmetrics loads transformers, which cannot do without tqdm.)"""
     runs = [start(GONE, tmp_path, gone) for gone in (["ipywidgets", "torchvision"], ["tqdm"])]

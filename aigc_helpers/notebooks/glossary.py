@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,8 +16,9 @@ PLACE = re.compile(r"\[(\d\d\w?)(?:, ([^\]]+))?\]\(([^)\s]+)\)")
 ARXIV_LINK = re.compile(r"\[([^\]]+)\]\(https://arxiv\.org/abs/([^)]+)\)")
 
 
-class Chapter(NamedTuple):
-    """What a numbered notebook says."""
+@dataclass(frozen=True)
+class Chapter:
+    """What a numbered notebook says; what every row of a table asks of it is looked up once."""
 
     file: str
     prose: str  # its Markdown
@@ -25,7 +28,15 @@ class Chapter(NamedTuple):
     def number(self):
         return self.file.split("_")[0]
 
-    @property
+    @cached_property
+    def plain(self):
+        return _plain(self.prose)
+
+    @cached_property
+    def headings(self):
+        return re.findall(r"(?m)^##+ (.*)", self.prose)
+
+    @cached_property
     def arxiv(self):
         return {re.sub(r"v\d+$", "", number) for number in cited(self.text)}
 
@@ -120,7 +131,7 @@ def _glossary(rows, chapters):
 def _taught(term, chinese, spot, chapter):
     """What is wrong if the chapter does not use the term, or lacks the equations or the section named in `spot`."""
     names = [name.strip() for name in re.split(r"[,()]", chinese) if CHINESE.search(name)]
-    used = re.search(rf"(?<!\w){re.escape(_plain(term))}(e?s)?(?!\w)", _plain(chapter.prose))
+    used = re.search(rf"(?<!\w){re.escape(_plain(term))}(e?s)?(?!\w)", chapter.plain)
     if not used and not any(name in chapter.prose for name in names):
         yield f"{chapter.file} uses neither the English nor the Chinese term in its text: name the chapter that does"
     if spot.startswith("eq. "):
@@ -129,8 +140,7 @@ def _taught(term, chinese, spot, chapter):
                 yield f"{chapter.file} has no equation ({equation}): mend the number"
     elif spot:
         start = spot.removeprefix("section ") + (" ·" if spot.startswith("section ") else "")
-        headings = re.findall(r"(?m)^##+ (.*)", chapter.prose)
-        if not any(heading.casefold().startswith(start.casefold()) for heading in headings):
+        if not any(heading.casefold().startswith(start.casefold()) for heading in chapter.headings):
             yield f"{chapter.file} has no heading that begins with {start!r}: mend the place"
 
 
