@@ -72,9 +72,9 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(f"{notebook}: {seconds:.0f} s at AIGC_BUDGET={os.environ['AIGC_BUDGET']}")
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def usual_stop_button():
-    """A shell that runs the tests in the background makes them ignore interrupts; with this fixture they never do."""
+    """A shell that runs the tests in the background makes them ignore interrupts; here they never do."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -278,7 +278,6 @@ def stop_at(history, step):
     history.log = log_and_stop
 
 
-@pytest.mark.usefixtures("usual_stop_button")
 def test_training_goes_on_after_a_stop_and_a_look(book, digits_space):
     """Stop the digit GAN, run the next cell, run the training cell again: the weights of a run without a stop."""
     weights = []

@@ -552,7 +552,7 @@ def gpt_namespace():
         if "GPT" in space and "gpt" not in space:
             torch.manual_seed(0)
             space["gpt"] = space["GPT"](space["V"], space["CONTEXT"], space["WIDTH"], space["HEADS"], space["BLOCKS"]).eval()
-        if "new_patient" in space and "full_length" not in space:   # the pictures of the mask's storyboard: 30 steps will do
+        if "new_patient" in space and "full_length" not in space:  # the pictures of the mask's storyboard: 30 steps will do
             space["full_length"] = space["new_patient"]
             space["new_patient"] = lambda mask=True, num_steps=0: space["full_length"](mask, num_steps // 10)
 

@@ -51,7 +51,6 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 needs_posix_signals = pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
-pytestmark = pytest.mark.usefixtures("usual_stop_button")
 
 
 @pytest.fixture(autouse=True)
@@ -384,12 +383,13 @@ def interrupt():
 @needs_posix_signals
 def test_interrupted_at_random_and_continued_equals_uninterrupted(capsys):
     reference = (*make_model(), History())
-    train(*reference, 1000)
+    num_steps = 2000  # twice what a hundred stops need: on a busy machine timers come late
+    train(*reference, num_steps)
     capsys.readouterr()
     handler = signal.getsignal(signal.SIGINT)
     draw = random.Random(0)
     run, stops = (*make_model(), History()), 0
-    while run[2].step < 1000:
+    while run[2].step < num_steps:
         timers = []
         target = run[2].step + draw.randint(1, 10)
 
@@ -399,7 +399,7 @@ def test_interrupted_at_random_and_continued_equals_uninterrupted(capsys):
                 timers[0].start()
 
         try:
-            train(*run, 1000, in_step)
+            train(*run, num_steps, in_step)
             for timer in timers:
                 timer.join()
         except KeyboardInterrupt:  # the timer was late: the loop had just ended, and nothing was in progress
@@ -409,7 +409,7 @@ def test_interrupted_at_random_and_continued_equals_uninterrupted(capsys):
         assert signal.getsignal(signal.SIGINT) is handler
         if "stopped" in out:
             assert f"stopped after step {run[2].step}; the same history goes on from here\n" in out
-    assert stops >= 50  # late timers make fewer; the equality below holds for any number
+    assert stops >= 100
     assert_same_state(run, reference)
 
 
