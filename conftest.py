@@ -15,6 +15,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two files of tests side by side, a co
 ORDER = ("notebook", "exhaustive", "browser", "mutation", "colab")  # after the plain tests, which take seconds
 EXHAUSTIVE = set(ORDER[1:])  # half an hour together: run in CI and when asked for
 
+# The files that take longest, the longest first: side by side, each worker takes a whole file at a time.
+LONGEST = ("03b_gpt_beyond.ipynb", "04_diffusion.ipynb", "02_vae.ipynb", "03_gpt.ipynb", "test_faults.py",
+           "test_panels.py", "01_gan.ipynb", "00_intro.ipynb", "test_data.py", "test_training.py")  # fmt: skip
+
 _seconds = defaultdict(float)
 
 
@@ -43,7 +47,7 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.notebook)
     items[:] = [item for item in items if _wanted(item, config)]
     if hasattr(config, "workerinput"):  # side by side: the long ones first, so that both cores end at the same time
-        items.sort(key=lambda item: (-_turn(item), -item.path.stat().st_size * (item.path.suffix == ".ipynb")))
+        items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     else:
         items.sort(key=_turn)  # stable sorts: the cells of a notebook stay in order
 
