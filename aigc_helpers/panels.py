@@ -281,7 +281,7 @@ def _compose(pictures, ncols=2, gap=16):
             page.paste(_caption(caption, width, head), (left, top))
         page.paste(image, (left, top + head))
     out = io.BytesIO()
-    page.quantize(96, dither=Image.Dither.NONE).save(out, "PNG", compress_level=9)
+    plotting.with_palette(page).save(out, "PNG", compress_level=9)
     shown = min(900, round(page.width / 1.25))
     return out.getvalue(), (shown, round(page.height * shown / page.width))
 

@@ -483,6 +483,10 @@ def _curve_png(history, last_step, scale) -> str:
     fig, ax = plotting.figure(WIDTH / 100, HEIGHT / 100, tight=False)
     fig.subplots_adjust(left=0.13, right=0.95, bottom=0.27, top=0.95)
     plotting.draw_curves(ax, means, ylabel=ylabel, x=np.arange(1, kept + 1) * block)
+    if len(means) > 1:  # above the axes, where no curve runs through it
+        fig.subplots_adjust(top=0.87)
+        with plotting.style():
+            ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(means), borderpad=0, borderaxespad=0.3)
     ax.set_xlim(0, max(1, last_step))
     png = plotting.to_png(fig, scale)
     return base64.b64encode(png).decode("ascii")

@@ -54,7 +54,7 @@ FIGURES = {
     "draw_warp": lambda: drawn(plotting.draw_warp, plotting.plane(4).reshape(4, 4, 2)),
     "draw_gauge": lambda: drawn(plotting.draw_gauge, 0.3, 1.0, "KL"),
 }
-NO_FIGURE = {"style", "to_png", "show", "show_text", "tile", "smooth", "square", "plane", "stage", "log_axis"}  # tested one by one below
+NO_FIGURE = {"style", "to_png", "show", "show_text", "tile", "smooth", "square", "plane", "stage", "log_axis", "with_palette"}  # tested one by one below
 each_figure = pytest.mark.parametrize("name", FIGURES)
 
 
@@ -137,6 +137,16 @@ def test_a_reduced_palette_makes_smaller_files():
     assert len(reduced) < len(full) / 2
     assert len(Image.open(io.BytesIO(reduced)).getcolors()) <= 32
 
+
+def test_a_reduced_palette_keeps_the_colours_of_small_dots_beside_a_grey_photograph():
+    photograph = torch.rand(400, 400, generator=torch.Generator().manual_seed(0)).mul(255).byte()
+    page = Image.merge("RGB", [Image.fromarray(photograph.numpy())] * 3)
+    dots = [colors.to_rgb(colour) for colour in plotting.CYCLE]
+    for k, colour in enumerate(dots):
+        page.paste(colors.to_hex(colour), (10 * k, 0, 10 * k + 3, 3))
+    kept = plotting.with_palette(page).convert("RGB")
+    for k, colour in enumerate(dots):
+        assert max(abs(a - 255 * b) for a, b in zip(kept.getpixel((10 * k + 1, 1)), colour, strict=True)) < 12
 
 # ---------------------------------------------------------------- show
 

@@ -19,7 +19,7 @@ def reparameterise(mu, logvar, generator=None):
 
 
 def bernoulli_log_likelihood(logits, x):
-    """log p(x | z) in nats, summed over pixels: logits and x (..., D) with x in {0, 1}; returns (...)."""
+    """log p(x | z) in nats, summed over pixels: logits and x (..., pixels) with x in {0, 1}; returns (...)."""
     return (x * logits - F.softplus(logits)).sum(dim=-1)
 
 
