@@ -386,6 +386,18 @@ def test_strip_removes_what_differs_between_machines_and_keeps_the_rest(project)
     assert after.cells[4].outputs == good().cells[4].outputs
 
 
+def test_strip_joins_the_pieces_of_a_stream_and_nothing_across_a_picture():
+    nb = good()
+    said, picture = (lambda name, text: new_output("stream", name=name, text=text)), nb.cells[5].outputs[0]
+    view = new_output("display_data", data={KEPT_OUT: {"model_id": "2"}})
+    nb.cells[5].outputs = [
+        *(said("stdout", "on"), said("stdout", "e\n"), view, said("stdout", "two\n"), said("stderr", "oh\n")),
+        *(picture, said("stderr", "no\n"), said("stdout", "three\n")),
+    ]
+    outputs = stripping.stripped(nb).cells[5].outputs
+    assert [output.get("text") for output in outputs] == ["one\ntwo\n", "oh\n", None, "no\n", "three\n"]
+
+
 def test_strip_does_not_touch_what_it_is_given():
     nb = good()
     before = copy.deepcopy(nb)

@@ -35,7 +35,7 @@ def strip(root=ROOT, check=False):
 def stripped(nb):
     """A copy without widget views, widget state, or metadata beyond tags, kernel and module. Idempotent.
 
-    Cell ids, sources, outputs and execution counts stay.
+    Cell ids, sources, outputs and execution counts stay; pieces of a stream that follow each other are joined.
     """
     nb = nbformat.from_dict(nb)
     if nb.nbformat_minor < 5:
@@ -46,8 +46,19 @@ def stripped(nb):
         cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in KEPT if key in cell.metadata})
         if cell.cell_type == "code":
             cell.outputs = [_without_view(output, cell) for output in cell.outputs]
-            cell.outputs = [output for output in cell.outputs if "data" not in output or output.data]
+            cell.outputs = _joined([output for output in cell.outputs if "data" not in output or output.data])
     return nb
+
+
+def _joined(outputs):
+    """Text that a kernel sent in pieces, which it cuts now here, now there, as one output."""
+    whole = []
+    for output in outputs:
+        if output.output_type == "stream" and whole and whole[-1].get("name") == output.name:
+            whole[-1].text += output.text
+        else:
+            whole.append(output)
+    return whole
 
 
 def _without_view(output, cell):
