@@ -3,13 +3,11 @@
 That every stored line comes out again is tested by nbval, from the notebooks folder itself.
 """
 
-import contextlib
-import io
 import subprocess
 import sys
 
 import pytest
-from notebook_cells import run_cells
+from test_mutations import run_exercises
 
 from aigc_helpers import notebooks
 
@@ -48,32 +46,10 @@ def test_the_committed_answers_are_blank(path):
         assert said_by(mark).endswith(": not attempted yet"), mark.source
 
 
-@pytest.fixture(scope="module", params=PATHS, ids=[path.stem for path in PATHS])
-def attempted(request):
-    """(last lines after blank answers, last lines after the solutions), after the set-up cells and without any training."""
-    book, space = notebooks.read(request.param), run_cells(request.param.name, ("setup", "export"))
-    both = notebooks.exercises(book), notebooks.exercises(notebooks.with_solutions(book))
-    return [[said_after(answer, mark, space) for answer, mark, _ in exercises] for exercises in both]
-
-
-def said_after(answer, mark, space):
-    """The last line printed when an answer and its mark are executed in the namespace `space`."""
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        for cell in (answer, mark):
-            exec(compile(cell.source, mark.source.splitlines()[0], "exec"), space)
-    return printed.getvalue().strip().splitlines()[-1]
-
-
 @pytest.mark.notebook
-def test_a_blank_answer_is_not_attempted_yet(attempted):
-    blank, _ = attempted
-    assert len(blank) >= 3 and [said for said in blank if not said.endswith(": not attempted yet")] == []
-
-
-@pytest.mark.notebook
-def test_every_solution_is_correct(attempted):
-    _, solved = attempted
-    assert len(solved) >= 3 and [said for said in solved if not said.endswith(": correct")] == []
+@each_notebook
+def test_each_blank_answer_is_not_attempted_yet_and_each_solution_is_correct(path):
+    assert run_exercises(path) >= 3
 
 
 def said_by(mark):

@@ -148,6 +148,7 @@ def test_a_reduced_palette_keeps_the_colours_of_small_dots_beside_a_grey_photogr
     for k, colour in enumerate(dots):
         assert max(abs(a - 255 * b) for a, b in zip(kept.getpixel((10 * k + 1, 1)), colour, strict=True)) < 12
 
+
 # ---------------------------------------------------------------- show
 
 
