@@ -1,10 +1,15 @@
-"""Test settings for the whole project: the training budget, the order of the tests, and how long each notebook took."""
+"""Test settings for the whole project: the training budget, which tests are run and in what order, and for how long."""
 
+import datetime
+import json
 import os
+import pathlib
 import signal
+import tempfile
 from collections import defaultdict
 
 import pytest
+from filelock import FileLock  # comes with torch
 
 # Set before any kernel starts, so that the kernels of nbval inherit it.
 os.environ.setdefault("AIGC_BUDGET", "0.1")
@@ -13,18 +18,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two files of tests side by side, a co
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ORDER = ("notebook", "exhaustive", "browser", "mutation", "colab")  # after the plain tests, which take seconds
-EXHAUSTIVE = set(ORDER[1:])  # half an hour together: run in CI and when asked for
-
-# The files that take longest, the longest first: side by side, each worker takes a whole file at a time.
-LONGEST = ("03b_gpt_beyond.ipynb", "04_diffusion.ipynb", "02_vae.ipynb", "03_gpt.ipynb", "test_faults.py",
-           "test_panels.py", "01_gan.ipynb", "00_intro.ipynb", "test_data.py", "test_training.py")  # fmt: skip
+EXHAUSTIVE = set(ORDER[1:])  # an hour together: run in CI and when asked for
 
 _seconds = defaultdict(float)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--exhaustive", action="store_true",
-                     help=f"run the tests marked {', '.join(sorted(EXHAUSTIVE))} too (half an hour)")  # fmt: skip
+    marks = ", ".join(sorted(EXHAUSTIVE))
+    parser.addoption("--exhaustive", action="store_true", help=f"run the tests marked {marks} too (an hour)")
+    parser.addoption(
+        "--touched",
+        action="store_true",
+        help="of the full runs and long tests of single notebooks, and of the seeded faults: those that a change "
+        "touched, and a quarter of the rest, another each day (see tests/what_to_run.py)",
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,7 +43,9 @@ def one_thread():
 
 
 def pytest_report_header():
-    offline = ", no download (AIGC_OFFLINE)" if os.environ.get("AIGC_OFFLINE") else ""
+    from aigc_helpers._environment import read_switch
+
+    offline = ", no download (AIGC_OFFLINE)" if read_switch("AIGC_OFFLINE") else ""
     source = "AIGC_DATA_DIR" if os.environ.get("AIGC_DATA_DIR") else "cache, download or embedded digits"
     return f"AIGC_BUDGET={os.environ['AIGC_BUDGET']}, data: {source}{offline}"
 
@@ -46,10 +55,33 @@ def pytest_collection_modifyitems(config, items):
         if item.path.suffix == ".ipynb":
             item.add_marker(pytest.mark.notebook)
     items[:] = [item for item in items if _wanted(item, config)]
-    if hasattr(config, "workerinput"):  # side by side: the long ones first, so that both cores end at the same time
-        items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    if config.option.touched:
+        items[:] = _touched(items)
+    if hasattr(config, "workerinput"):  # side by side: the long ones first, so that both cores end together
+        files = {item.path for item in items}
+        longest = sorted(files, key=_length, reverse=True)
+        items.sort(key=lambda item: longest.index(item.path))
     else:
         items.sort(key=_turn)  # stable sorts: the cells of a notebook stay in order
+
+
+def _length(path):
+    """Sorts files by about how long they take: notebooks by their training cells, then test files by their size."""
+    if path.suffix != ".ipynb":
+        return 0, path.stat().st_size
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return 1 + sum("train" in cell["metadata"].get("tags", []) for cell in cells), len(cells)
+
+
+def _touched(items):
+    """Without the long tests of notebooks and seeded faults that no change touched and whose turn it is not."""
+    from tests import what_to_run
+
+    marks = {item: {mark.name for mark in item.iter_markers()} for item in items}
+    long = [item for item in items if item.path.suffix == ".ipynb" or marks[item] & EXHAUSTIVE]
+    today = datetime.date.today().toordinal()
+    left_out = set(long) - set(what_to_run.select(long, what_to_run.changed_files(), today))
+    return [item for item in items if item not in left_out]
 
 
 def _turn(item):
@@ -63,10 +95,26 @@ def _wanted(item, config):
     return not marks or config.option.exhaustive or named or any(mark in config.option.markexpr for mark in marks)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    """One notebook's kernel after the other: two that start at once may take the same port, and one of them dies."""
+    if item.path.suffix != ".ipynb":
+        return (yield)
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    with FileLock(pathlib.Path(tempfile.gettempdir()) / f"aigc-kernels-{user}.lock"):
+        return (yield)
+
+
 def pytest_runtest_logreport(report):
     file = report.nodeid.split("::")[0]
     if file.endswith(".ipynb"):
         _seconds[file] += report.duration
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Nothing touched, and nobody's turn: that is no failure."""
+    if session.config.option.touched and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        session.exitstatus = pytest.ExitCode.OK
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -9,23 +9,25 @@
 4. the embedded set: scikit-learn's real handwritten digits, brought to MNIST's format; for text, the
    documentation of the Python language inside the standard library.
 
-Whatever the source, MNIST is accepted only if the SHA-256 of the *decoded* arrays is right, and the text
-only if that of its bytes is. A damaged file is never used, and nothing is ever half written: a download
-goes to a temporary file, is verified, and only then takes its place.
+Whatever the source, MNIST is accepted only if the SHA-256 of the *decoded* arrays is right, and the
+text only if that of its bytes is. A damaged file is never used, and it hides neither a good `.gz`
+beside it nor the next source. Nothing is ever half written: a download is verified, goes to a
+temporary file, and only then takes its place.
+
+Every function that takes images reads them by `as_signed` or `as_unit`, which know types and ranges.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import gzip
 import hashlib
+import itertools
 import math
-import operator
 import os
 import pathlib
 import queue
-import secrets
 import sys
 import tempfile
 import threading
@@ -36,6 +38,10 @@ import zlib
 
 import numpy as np
 import torch
+
+from aigc_helpers._environment import read_switch
+from aigc_helpers._files import write_whole
+from aigc_helpers.arguments import require_whole
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -53,7 +59,8 @@ SHA256 = {  # of the decoded images followed by the decoded labels
     "test": "c3f9adf9c66efb572b1f9326c3a511b45910c7173b97be66ceceeeeaef6b802b",
 }
 NUM_EMBEDDED_TRAIN = 1297  # of 1,797; the other 500 are the test split
-MNIST, EMBEDDED = "MNIST", "scikit-learn digits (embedded)"
+MNIST = "MNIST"
+EMBEDDED = "scikit-learn digits (embedded)"
 
 TEXT_FILE = "tinyshakespeare.txt"  # 40,000 lines of plays, put together by Karpathy for char-rnn (2015)
 TEXT_MIRRORS = (
@@ -61,7 +68,8 @@ TEXT_MIRRORS = (
     "https://storage.googleapis.com/download.tensorflow.org/data/shakespeare.txt",
 )
 TEXT_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"  # of its bytes
-SHAKESPEARE, EMBEDDED_TEXT = "tiny Shakespeare", "Python's documentation topics (embedded)"
+SHAKESPEARE = "tiny Shakespeare"
+EMBEDDED_TEXT = "Python's documentation topics (embedded)"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,21 +84,45 @@ class Digits:
         return len(self.labels)
 
     def subset(self, n, seed=0) -> Digits:
-        """n of them, drawn without replacement. Raises ValueError if there are fewer, or n or seed is bad."""
-        if _positive("subset", n) > len(self):
-            raise ValueError(f"subset: asked for {n} images, but there are {len(self)} ({self.source})")
-        keep = torch.randperm(len(self), generator=_seeded("subset", seed))[:n]
+        """n of them, drawn without replacement.
+
+        Raises ValueError if there are fewer, or if n or the seed is bad.
+        """
+        n = require_whole("subset", "n", n, least=1)
+        if n > len(self):
+            have = f"there are {len(self)} ({self.source})"
+            raise ValueError(f"subset: asked for {n} images, but {have}")
+        keep = torch.randperm(len(self), generator=_make_generator("subset", seed))[:n]
         return Digits(self.images[keep], self.labels[keep], self.source)
 
 
+def _require_split(caller, split):
+    if split not in tuple(FILES):
+        raise ValueError(f"{caller}: split must be 'train' or 'test', got {split!r}")
+
+
+def _make_generator(caller, seed) -> torch.Generator:
+    """A new CPU generator. Raises ValueError for what is no seed."""
+    seed = require_whole(caller, "seed", seed, least=0, most=2**63 - 1)
+    return torch.Generator().manual_seed(seed)
+
+
+# ---------------------------------------------------------------- types and ranges of pixels
+
+BEYOND = 1e-3  # how far rounding, or turning an image, may carry a value beyond its range
+
+
 def to_signed(x):
-    """Pixels 0..255 (uint8) to float32 in [-1, 1], the range of a Tanh. Raises TypeError for other dtypes."""
+    """Pixels 0..255 (uint8) to float32 in [-1, 1], the range of a Tanh.
+
+    Raises ValueError for other types.
+    """
     _require_pixels("to_signed", x)
     return x.float() / 127.5 - 1
 
 
 def to_unit(x):
-    """Pixels 0..255 (uint8) to float32 in [0, 1]. Raises TypeError for other dtypes."""
+    """Pixels 0..255 (uint8) to float32 in [0, 1]. Raises ValueError for other types."""
     _require_pixels("to_unit", x)
     return x.float() / 255
 
@@ -99,28 +131,94 @@ def _require_pixels(caller, x):
     """Scaling twice gives a nearly constant image and no error: refuse what has been scaled already."""
     if getattr(x, "dtype", None) != torch.uint8:
         what = str(getattr(x, "dtype", type(x).__name__)).removeprefix("torch.")
-        raise TypeError(f"{caller}: needs a tensor of uint8 pixels 0..255, got {what}; was it scaled before?")
+        need = "needs a tensor of uint8 pixels 0..255"
+        raise ValueError(f"{caller}: {need}, got {what}; was it scaled before?")
 
 
-def _require_split(caller, split):
-    if split not in tuple(FILES):
-        raise ValueError(f"{caller}: split must be 'train' or 'test', got {split!r}")
+def as_signed(images, caller="as_signed", clip=False) -> torch.Tensor:
+    """Images of any usual type as float32 in [-1, 1], of the same shape, on the same device.
+
+    images: a tensor or a NumPy array: uint8 or other whole numbers 0..255, bool (black and white),
+        or floats in [-1, 1], which keep their values.
+    caller: the function that a message names.
+    clip:   cut floats beyond [-1, 1] instead of refusing them, for pictures of noisy images.
+
+    Raises ValueError for anything else: floats that seem to be in [0, 1], another range or type,
+    NaN, no images.
+    """
+    x = _as_tensor(images, caller, "[-1, 1]")
+    if x.dtype == torch.bool:
+        return x.float() * 2 - 1
+    if not x.is_floating_point():
+        return to_signed(_as_pixels(x, caller))
+    x = x.float()
+    low, high = _find_range(x, caller)
+    if low >= 0 and high > low:
+        advice = "they seem to be in [0, 1], as from to_unit or a sigmoid: use 2 * images - 1"
+    elif not clip and (low < -1 - BEYOND or high > 1 + BEYOND):
+        advice = "use images.clamp(-1, 1) for samples that overshoot, to_signed for uint8 pixels"
+    else:
+        return x.clamp(-1, 1) if clip else x
+    raise ValueError(f"{caller}: needs floats in [-1, 1], got {low:.3g} to {high:.3g}; {advice}")
 
 
-def _positive(caller, n) -> int:
-    """n as an int of at least 1. Raises ValueError."""
-    with contextlib.suppress(TypeError):
-        if not isinstance(n, bool) and operator.index(n) >= 1:
-            return operator.index(n)
-    raise ValueError(f"{caller}: n must be a positive whole number, got {n!r}")
+def as_unit(images, caller="as_unit") -> torch.Tensor:
+    """Images of any usual type as float32 in [0, 1], of the same shape, on the same device.
+
+    images: a tensor or a NumPy array: uint8 or other whole numbers 0..255, bool (0 and 1), or
+        floats in [0, 1], which keep their values.
+    caller: the function that a message names.
+
+    Raises ValueError for anything else: floats in [-1, 1], another range or type, NaN, no images.
+    """
+    x = _as_tensor(images, caller, "[0, 1]")
+    if x.dtype == torch.bool:
+        return x.float()
+    if not x.is_floating_point():
+        return to_unit(_as_pixels(x, caller))
+    x = x.float()
+    low, high = _find_range(x, caller)
+    if -BEYOND <= low and high <= 1 + BEYOND:
+        return x
+    if low >= -1 - BEYOND and high <= 1 + BEYOND:
+        advice = "they seem to be in [-1, 1]: use (images + 1) / 2"
+    else:
+        advice = "use images.clamp(0, 1) for samples that overshoot, to_unit for uint8 pixels"
+    raise ValueError(f"{caller}: needs floats in [0, 1], got {low:.3g} to {high:.3g}; {advice}")
 
 
-def _seeded(caller, seed) -> torch.Generator:
-    """A new CPU generator. Raises ValueError for what is no seed."""
-    try:
-        return torch.Generator().manual_seed(operator.index(seed))
-    except (TypeError, ValueError, RuntimeError, OverflowError):  # which one depends on PyTorch's version
-        raise ValueError(f"{caller}: the seed must be a whole number (64 bits), got {seed!r}") from None
+def _as_tensor(images, caller, wanted):
+    """A tensor of one number or more. Raises ValueError."""
+    numeric = isinstance(images, np.ndarray) and images.dtype.kind in "uibf"
+    x = torch.as_tensor(images) if numeric else images
+    if torch.is_tensor(x) and x.numel() and not x.is_complex():
+        return x
+    got = f"{x.dtype} of shape {tuple(x.shape)}" if torch.is_tensor(x) else type(images).__name__
+    need = f"needs a tensor of images (uint8 pixels 0..255, bool, or floats in {wanted})"
+    raise ValueError(f"{caller}: {need}, got {got}")
+
+
+def _as_pixels(x, caller):
+    """Whole numbers 0..255 as uint8. Raises ValueError."""
+    if x.dtype == torch.uint8:
+        return x
+    low, high = _find_range(x, caller)
+    if high == 1 and low >= 0:  # 1 of 255, or the white of a black-and-white image?
+        advice = "use .bool() for black and white, .to(torch.uint8) for pixels"
+    elif low < 0 or high > 255:
+        advice = "pixels are 0..255"
+    else:
+        return x.to(torch.uint8)
+    raise ValueError(f"{caller}: got whole numbers ({x.dtype}) from {low} to {high}; {advice}")
+
+
+def _find_range(x, caller):
+    """Smallest and largest value. Raises ValueError for NaN or Inf."""
+    low, high = (value.item() for value in x.detach().aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        problem = "got images with NaN or Inf in them: has the generator diverged?"
+        raise ValueError(f"{caller}: {problem}")
+    return low, high
 
 
 class BadData(Exception):
@@ -137,8 +235,10 @@ def load_digits(split="train", n=None, seed=0, verbose=True) -> Digits:
     Prints one line that names the source, unless verbose is False. Raises ValueError for a bad argument.
     """
     _require_split("load_digits", split)
-    n = None if n is None else _positive("load_digits", n)
-    _seeded("load_digits", seed)  # a bad seed is refused before anything is read
+    if n is not None:
+        n = require_whole("load_digits", "n", n, least=1)
+    _make_generator("load_digits", seed)  # a bad seed is refused before anything is read
+    read_switch("AIGC_OFFLINE")  # and so is a bad setting, wherever the digits come from
     digits, where = _find(split)
     if n is not None and n < len(digits):
         digits = digits.subset(n, seed)
@@ -178,28 +278,51 @@ def _from_folder(split):
     raw = pathlib.Path(os.path.expanduser(folder)) / "MNIST" / "raw"
     if not os.path.isdir(raw):
         raise BadData("no MNIST/raw in it")
-    return _verified(split, [_read_file(_plain_or_packed(raw / name)) for name in FILES[split]]), "AIGC_DATA_DIR"
-
-
-def _plain_or_packed(path):
-    """`path`, or `path`.gz where only that exists."""
-    packed = path.with_name(f"{path.name}.gz")
-    return packed if os.path.exists(packed) and not os.path.exists(path) else path
+    verify = functools.partial(_verify_files, split)
+    found, instead = _read_best(raw, FILES[split], ("", ".gz"), verify)
+    return found, f"AIGC_DATA_DIR{instead}"
 
 
 def _from_cache(split):
-    return _cached([f"{name}.gz" for name in FILES[split]], lambda files: _unpacked(split, files))
+    verify = functools.partial(_verify_files, split)
+    return _read_cache(FILES[split], (".gz", ""), verify)
 
 
-def _cached(names, verify):
-    """verify({name: bytes}) of these files of the cache, if all of them are there."""
-    paths = [cache_dir() / name for name in names]
-    if not all(os.path.exists(path) for path in paths):  # path.exists() would raise where it may not look
-        return None, ""
+def _read_cache(names, endings, verify):
+    """What `_read_best` finds in the cache, if there is a file of each name."""
+    for name in names:  # path.exists() would raise where it may not look
+        if not any(os.path.exists(cache_dir() / (name + ending)) for ending in endings):
+            return None, ""
     try:
-        return verify({path.name: _read_bytes(path) for path in paths}), "cache"
+        found, instead = _read_best(cache_dir(), names, endings, verify)
     except BadData as problem:
         raise BadData(f"{problem}, to be replaced") from None
+    return found, f"cache{instead}"
+
+
+def _read_best(folder, names, endings, verify):
+    """The first choice of files that passes, so that no damaged file hides a good one beside it.
+
+    names:   the files wanted, each with any of the `endings`; the first ending is tried first.
+    verify:  takes {file name: bytes}, returns what is in them, or raises BadData.
+    Returns what `verify` does, and words on what was read instead of a damaged file, or "".
+    Raises BadData with the first problem.
+    """
+    choices = []
+    for name in names:
+        paths = [folder / (name + ending) for ending in endings]
+        choices.append([path for path in paths if os.path.exists(path)] or paths[:1])
+    first_problem = None
+    for chosen in itertools.product(*choices):
+        try:
+            found = verify({path.name: _read_bytes(path) for path in chosen})
+        except BadData as problem:
+            first_problem = first_problem or problem
+            continue
+        others = [p.name for p, paths in zip(chosen, choices, strict=True) if p != paths[0]]
+        words = f" ({first_problem}; read instead: {' '.join(others)})" if others else ""
+        return found, words
+    raise first_problem
 
 
 _failed = set()  # splits that this process could not download when it last tried
@@ -216,7 +339,7 @@ def _from_mirrors(split):
         raise BadData("not tried, as it failed for the other split")
     mirrors = [{f"{name}.gz": f"{mirror}{name}.gz" for name in FILES[split]} for mirror in MIRRORS]
     try:
-        found = _downloaded(mirrors, lambda files: _unpacked(split, files))
+        found = _download(mirrors, functools.partial(_verify_files, split))
     except BadData:
         _failed.add(split)
         raise
@@ -224,12 +347,13 @@ def _from_mirrors(split):
     return found
 
 
-def _downloaded(mirrors, verify):
+def _download(mirrors, verify):
     """verify({name: bytes}) of the files of the first mirror {name: URL} that serves them whole.
 
     Keeps them in the cache if it can be written. Raises BadData with the reasons of all mirrors.
     """
-    deadline, problems = time.monotonic() + DEADLINE_S, []
+    deadline = time.monotonic() + DEADLINE_S
+    problems = []
     for urls in mirrors:
         try:
             files = {name: _fetch(url, deadline) for name, url in urls.items()}
@@ -239,12 +363,14 @@ def _downloaded(mirrors, verify):
     raise BadData(" / ".join(dict.fromkeys(problems)) or "no mirror is configured")
 
 
-def _unpacked(split, files):
-    return _verified(split, [_unpack(data, name) for name, data in files.items()])
+def _verify_files(split, files):
+    """Images and labels from {file name: bytes} of the two files of a split. Raises BadData."""
+    arrays = [_decode(_unpack(data, name), name) for name, data in files.items()]
+    return _verify(split, arrays)
 
 
 def _require_online():
-    if os.environ.get("AIGC_OFFLINE", "") not in ("", "0"):
+    if read_switch("AIGC_OFFLINE"):
         raise BadData("AIGC_OFFLINE is set")
 
 
@@ -265,11 +391,6 @@ def cache_dir() -> pathlib.Path:
     return base / "aigc_helpers"
 
 
-def _read_file(path) -> np.ndarray:
-    data = _read_bytes(path)
-    return _unpack(data, path.name) if path.suffix == ".gz" else _decode(data, path.name)
-
-
 def _read_bytes(path) -> bytes:
     try:
         return path.read_bytes()
@@ -279,9 +400,12 @@ def _read_bytes(path) -> bytes:
         raise BadData(f"{path.name} cannot be read ({_short(problem)})") from None
 
 
-def _unpack(data, name) -> np.ndarray:
+def _unpack(data, name) -> bytes:
+    """The contents of a file, packed (its name ends in .gz) or plain."""
+    if not name.endswith(".gz"):
+        return data
     try:
-        return _decode(gzip.decompress(data), name)
+        return gzip.decompress(data)
     except (OSError, EOFError, zlib.error):
         raise BadData(f"{name} is damaged") from None
 
@@ -298,7 +422,7 @@ def _decode(data, name) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
-def _verified(split, arrays):
+def _verify(split, arrays):
     """Images and labels as tensors, if their digest is right. Raises BadData."""
     images, labels = arrays
     if images.shape != (len(labels), 28, 28) or labels.ndim != 1:  # the digest does not see the shape
@@ -315,7 +439,8 @@ def _fetch(url, deadline) -> bytes:
     The work is done in a thread that is left behind when time is up: nothing else limits a name server
     that is silent, or headers that arrive drop by drop.
     """
-    left, answers = deadline - time.monotonic(), queue.SimpleQueue()
+    left = deadline - time.monotonic()
+    answers = queue.SimpleQueue()
     if left <= 0:
         raise BadData("no answer in time")
 
@@ -368,7 +493,7 @@ def _keep(packed) -> str:
     try:
         cache_dir().mkdir(parents=True, exist_ok=True)
         for name, data in packed.items():
-            _write_whole(cache_dir() / name, data)
+            write_whole(cache_dir() / name, data)
     except OSError as problem:
         return f" (not cached: {_short(problem)})"
     return ""
@@ -377,19 +502,6 @@ def _keep(packed) -> str:
 def _short(problem) -> str:
     """An OSError without the path that it names."""
     return problem.strerror or type(problem).__name__
-
-
-def _write_whole(path, data):
-    """Write a file so that no other process ever sees a part of it; the last writer wins."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 # ---------------------------------------------------------------- the embedded set
@@ -430,7 +542,8 @@ def _centre(boxes):
     axis = torch.arange(20.0)
     for k, box in enumerate(boxes[:, 0]):
         mass = box.sum()
-        row, column = (box.sum(1) @ axis / mass).item(), (box.sum(0) @ axis / mass).item()
+        row = (box.sum(1) @ axis / mass).item()
+        column = (box.sum(0) @ axis / mass).item()
         top, left = (min(8, max(0, round(14 - middle))) for middle in (row, column))
         out[k, 0, top : top + 20, left : left + 20] = (box * 255).round().to(torch.uint8)
     return out
@@ -457,9 +570,13 @@ def load_text(verbose=True) -> Text:
     Prints one line that names the source, unless verbose is False. Raises RuntimeError where there is no text
     at all (a Python installed without its documentation, and no network).
     """
+    read_switch("AIGC_OFFLINE")  # a bad setting is refused, wherever the text comes from
     sources = {"AIGC_DATA_DIR": _text_from_folder, "cache": _text_from_cache, "download": _text_from_mirrors}
     found, where = _first(sources)
-    text = Text(_embedded_text(where) if found is None else found, EMBEDDED_TEXT if found is None else SHAKESPEARE)
+    if found is None:
+        text = Text(_embed_text(where), EMBEDDED_TEXT)
+    else:
+        text = Text(found, SHAKESPEARE)
     if verbose:
         print(f"[data: {len(text):,} characters from {text.source}; {where}]")
     return text
@@ -469,29 +586,32 @@ def _text_from_folder():
     folder = os.environ.get("AIGC_DATA_DIR")
     if not folder:
         return None, ""
-    path = pathlib.Path(os.path.expanduser(folder)) / "text" / TEXT_FILE
-    if not os.path.exists(path):
+    folder = pathlib.Path(os.path.expanduser(folder)) / "text"
+    if not any(os.path.exists(folder / (TEXT_FILE + ending)) for ending in ("", ".gz")):
         raise BadData(f"no text/{TEXT_FILE} in it")
-    return _verified_text(_read_bytes(path)), "AIGC_DATA_DIR"
+    found, instead = _read_best(folder, [TEXT_FILE], ("", ".gz"), _verify_text)
+    return found, f"AIGC_DATA_DIR{instead}"
 
 
 def _text_from_cache():
-    return _cached([TEXT_FILE], lambda files: _verified_text(files[TEXT_FILE]))
+    return _read_cache([TEXT_FILE], ("", ".gz"), _verify_text)
 
 
 def _text_from_mirrors():
     _require_online()
-    return _downloaded([{TEXT_FILE: url} for url in TEXT_MIRRORS], lambda files: _verified_text(files[TEXT_FILE]))
+    return _download([{TEXT_FILE: url} for url in TEXT_MIRRORS], _verify_text)
 
 
-def _verified_text(data) -> str:
-    """The text in these bytes, if their digest is right. Raises BadData."""
+def _verify_text(files) -> str:
+    """The text in {file name: bytes} of one file, if its digest is right. Raises BadData."""
+    [(name, data)] = files.items()
+    data = _unpack(data, name)
     if hashlib.sha256(data).hexdigest() != TEXT_SHA256:
         raise BadData("the text is damaged (wrong SHA-256)")
     return data.decode("ascii")
 
 
-def _embedded_text(where) -> str:
+def _embed_text(where) -> str:
     """All topics of Python's `help`, in alphabetical order, brought to ASCII: printable characters and newlines."""
     try:
         from pydoc_data.topics import topics
@@ -505,7 +625,10 @@ def _embedded_text(where) -> str:
 
 # ---------------------------------------------------------------- toys in the plane
 
-RING_RADIUS, RING_SIGMA, GRID_SPACING, GRID_SIGMA = 1.6, 0.06, 0.8, 0.05
+RING_RADIUS = 1.6
+RING_SIGMA = 0.06
+GRID_SPACING = 0.8
+GRID_SIGMA = 0.05
 TOYS_2D = ("ring", "grid", "moons", "spiral", "checkerboard", "swiss_roll")
 
 
@@ -528,21 +651,23 @@ def toy_2d(name, n, generator=0) -> torch.Tensor:
     """
     if name not in TOYS_2D:
         raise ValueError(f"toy_2d: unknown toy {name!r}; choose one of {', '.join(TOYS_2D)}")
-    n = _positive("toy_2d", n)
+    n = require_whole("toy_2d", "n", n, least=1)
     if generator is not None and not isinstance(generator, torch.Generator):
-        generator = _seeded("toy_2d", generator)
+        generator = _make_generator("toy_2d", generator)
     if name in ("ring", "grid"):
         centres, sigma = toy_modes(name)
         pick = torch.randint(len(centres), (n,), generator=generator)
         return centres[pick] + sigma * torch.randn(n, 2, generator=generator)
-    u, noise = torch.rand(n, 2, generator=generator), torch.randn(n, 2, generator=generator).clamp(-3, 3)
+    u = torch.rand(n, 2, generator=generator)
+    noise = torch.randn(n, 2, generator=generator).clamp(-3, 3)
     curves = {"moons": _moons, "spiral": _spiral, "checkerboard": _checkerboard, "swiss_roll": _swiss_roll}
     return curves[name](u, noise)
 
 
 def _moons(u, noise):
     """Two half circles, each reaching into the other."""
-    angle, upper = math.pi * u[:, 0], u[:, 1] < 0.5
+    angle = math.pi * u[:, 0]
+    upper = u[:, 1] < 0.5
     x = torch.where(upper, angle.cos(), 1 - angle.cos()) - 0.5
     y = torch.where(upper, angle.sin(), 0.5 - angle.sin()) - 0.25
     return 1.3 * torch.stack([x, y], dim=1) + 0.06 * noise
@@ -550,7 +675,8 @@ def _moons(u, noise):
 
 def _spiral(u, noise):
     """Two arms, each a turn and a half."""
-    angle, arm = 3 * math.pi * u[:, 0].sqrt(), (u[:, 1] < 0.5).float() * math.pi
+    angle = 3 * math.pi * u[:, 0].sqrt()
+    arm = (u[:, 1] < 0.5).float() * math.pi
     radius = 2.0 * angle / (3 * math.pi)
     return radius[:, None] * torch.stack([(angle + arm).cos(), (angle + arm).sin()], dim=1) + 0.04 * noise
 

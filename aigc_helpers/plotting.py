@@ -15,6 +15,7 @@ import html
 import io
 import math
 import re
+import threading
 import warnings
 
 import numpy as np
@@ -36,13 +37,20 @@ _STYLE = {
 }  # fmt: skip
 
 
+_drawing = threading.RLock()
+
+
 @contextlib.contextmanager
 def style():
-    """The house style, for the duration of a `with` block; the reader's own settings are left alone."""
+    """The house style, for the duration of a `with` block; the reader's own settings are left alone.
+
+    One thread at a time: Matplotlib's settings belong to the whole process, and a panel may draw in another thread
+    than the cell that runs. Without turns each would draw with, and put back, the other's settings.
+    """
     import matplotlib
     from cycler import cycler
 
-    with matplotlib.rc_context({**_STYLE, "axes.prop_cycle": cycler(color=CYCLE)}):
+    with _drawing, matplotlib.rc_context({**_STYLE, "axes.prop_cycle": cycler(color=CYCLE)}):
         yield
 
 
@@ -63,33 +71,34 @@ def figure(width=8.0, height=3.0, ncols=1, nrows=1, tight=True, **kwargs):
         return fig, fig.subplots(nrows, ncols, **kwargs)
 
 
-_STAGES: dict = {}
-
-
-def stage(name, width=6.6, height=4.0, margins=None, **kwargs):
-    """The figure of a live panel: made at the first call, wiped and handed out again at every later one.
+class ReusableFigure:
+    """The figure of a live panel: made once, wiped and drawn upon again at every move.
 
     To make a figure, its axes and their tick marks costs more than to draw on them; and the cycles of old figures
-    cost pauses of the garbage collector. Words that stay the same are not painted anew (see `words`).
-    `margins` is for `subplots_adjust`, the rest as in `figure`.
-    Returns (fig, axes). One name, one panel: the figure that you got before is drawn over.
+    cost pauses of the garbage collector. Words that stay the same are not painted anew (see `glyphs`).
+    `margins` is for `subplots_adjust`, the rest as in `figure`. It belongs to one panel: no two share one.
     """
-    key = (name, width, height, tuple(sorted((margins or {}).items())), repr(sorted(kwargs.items())))
-    if key not in _STAGES:
-        from aigc_helpers.words import WordsOnceCanvas
 
-        fig, axes = figure(width, height, tight=False, **kwargs)
-        WordsOnceCanvas(fig)
-        fig.subplots_adjust(**(margins or {}))
-        _STAGES[key] = fig, axes, tuple(fig.axes)
-    fig, axes, kept = _STAGES[key]
-    for ax in fig.axes:
-        _wipe(ax) if ax in kept else ax.remove()
-    for text in [*fig.texts]:
-        text.remove()
-    if fig.get_suptitle():
-        fig.suptitle("")
-    return fig, axes
+    def __init__(self, width=6.6, height=4.0, margins=None, **kwargs):
+        from aigc_helpers.glyphs import CachedTextCanvas
+
+        self.fig, self.axes = figure(width, height, tight=False, **kwargs)
+        CachedTextCanvas(self.fig)
+        self.fig.subplots_adjust(**(margins or {}))
+        self._kept = tuple(self.fig.axes)
+
+    def wipe(self):
+        """Take everything off that was drawn, and return (fig, axes) as `figure` does."""
+        for ax in [*self.fig.axes]:
+            if ax in self._kept:
+                _wipe(ax)
+            else:
+                ax.remove()
+        for text in [*self.fig.texts]:
+            text.remove()
+        if self.fig.get_suptitle():
+            self.fig.suptitle("")
+        return self.fig, self.axes
 
 
 def _wipe(ax):
@@ -208,9 +217,18 @@ def _array(x):
 
 
 def tile(images, ncols=10, pad=1) -> np.ndarray:
-    """One picture (H, W) in 0..1 from images (N, 1, h, w) or (N, h*w), uint8 or float in [-1, 1]; black between."""
+    """One picture (H, W) in 0..1 from images (N, 1, h, w) or (N, h*w); black between them.
+
+    Whole numbers are pixels 0..255, bool is black or white, and numbers with a point lie in [-1, 1]; what a sampler
+    puts beyond is cut off.
+    """
     images = images.detach().cpu() if torch.is_tensor(images) else torch.as_tensor(images)
-    x = images.float() / 255 if images.dtype == torch.uint8 else (images.float() + 1) / 2
+    if images.is_floating_point():
+        x = (images.float() + 1) / 2
+    elif images.dtype == torch.bool:
+        x = images.float()
+    else:
+        x = images.float() / 255
     nrows = _num_rows(x, ncols)
     side = math.isqrt(x[0].numel())
     x = x.reshape(len(x), side, side).clamp(0, 1)
@@ -288,11 +306,18 @@ def draw_curves(ax, series, title=None, xlabel="step", ylabel=None, smooth_weigh
         ax.plot(xs, values, dash, color=colour, label=name)
     if logy:
         positive = np.concatenate([y[y > 0] for y in map(_array, series.values())])
-        wide = len(positive) == 0 or positive.max() > 30 * positive.min()
-        log_axis(ax, (1.0,) if wide else (1.0, 2.0, 5.0))
+        log_axis(ax, (1.0,) if _powers_of_ten(positive) > 1 else (1.0, 2.0, 5.0))
     if len(series) > 1:
         ax.legend()
     _label(ax, title, xlabel, ylabel)
+
+
+def _powers_of_ten(values):
+    """How many of 0.1, 1, 10, ... lie between the least and the greatest of these positive values."""
+    if len(values) == 0:
+        return 2
+    low, high = np.log10([values.min(), values.max()])
+    return math.floor(high) - math.ceil(low) + 1
 
 
 def log_axis(ax, subs=(1.0,)):
@@ -331,50 +356,95 @@ def histogram(groups, title=None, xlabel="digit", ylabel="share of samples", fai
     return fig
 
 
-@style()
-def score_table(rows, title=None, better=None, floor="real data (floor)"):
-    """Figure with a table of scores: rows is a dict name -> {metric: Score or number}; the floor is the last row.
+# ---------------------------------------------------------------- tables
 
-    `better` maps a metric to "low" or "high", shown as an arrow down or up in its heading. `floor` names the last row.
+
+ARROWS = {"low": " \u2193", "high": " \u2191"}
+
+
+def show_table(rows, caption, better=None, floor="real data (floor)", corner="", fold=None):
+    """Display a table of results as HTML: it can be copied, and is right in the dark theme and on GitHub.
+
+    rows      dict row's name -> {column: value}. A number, or a `Score`, is measured: nbval's sanitising blanks its
+              cell (class "measured"). A string is fixed by the page, and compared. A column may be missing in a row.
+    caption   says what is measured, on how much, with what held equal; shown above the table. It is also the
+              output's plain text, so it must not hold a measured number.
+    better    column -> "low" or "high", an arrow down or up in its heading
+    floor     the last row's name, where values are `Score`s: what real data get
+    corner    the heading of the first column
+    fold      if given, the table is folded, and this is the line to click
+
+    Raises ValueError for no rows, or an empty caption.
     """
-    metrics = list(next(iter(rows.values())))
-    floors = {m: r[m].floor for r in rows.values() for m in metrics if hasattr(r[m], "floor")}
-    lines = [[name, *(_number(r[m]) for m in metrics)] for name, r in rows.items()]
+    from IPython.display import display
+
+    page = table_html(rows, caption, better, floor, corner)
+    if fold is not None:
+        page = f"<details>\n<summary>{html.escape(fold)}</summary>\n{page}\n</details>"
+    display({"text/html": page, "text/plain": caption}, raw=True)
+
+
+def table_html(rows, caption, better=None, floor="real data (floor)", corner=""):
+    """The HTML of `show_table`."""
+    if not rows:
+        raise ValueError("show_table: there are no rows to show")
+    if not isinstance(caption, str) or not caption.strip():
+        raise ValueError("show_table: the caption must say in a sentence what the table holds")
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    floors = {}
+    for row in rows.values():
+        floors |= {column: value.floor for column, value in row.items() if hasattr(value, "floor")}
+    lines = [_line("th", {"": corner} | {c: c + ARROWS.get((better or {}).get(c), "") for c in columns}, "col")]
+    lines += [_table_row(name, row, columns) for name, row in rows.items()]
     if floors:
-        lines.append([floor, *(_number(floors[m]) if m in floors else "" for m in metrics)])
-    arrow = {"low": " ↓", "high": " ↑", None: ""}
-    head = ["", *(m + arrow[(better or {}).get(m)] for m in metrics)]
-    width = min(8.6, 3.4 + 2.2 * len(metrics))
-    fig, ax = figure(width, 0.32 * len(lines) + (0.85 if title else 0.55))
-    _draw_table(ax, head, lines, title, last_is_floor=bool(floors))
-    return fig
+        lines.append(_table_row(floor, floors, columns, style="border-top:1px dotted"))
+    head = f'<caption style="caption-side:top;text-align:left;padding:2px 0 6px">{html.escape(caption)}</caption>'
+    body = "\n".join(lines)
+    return f'<table class="aigc-table" style="font-size:13px">\n{head}\n{body}\n</table>'
 
 
-def _number(score):
-    value = getattr(score, "value", score)
-    if isinstance(value, str | int):
+def _line(tag, cells, scope):
+    inside = "".join(f'<{tag} scope="{scope}"{_align(k)}>{html.escape(str(v))}</{tag}>' for k, v in cells.items())
+    return f"<tr>{inside}</tr>"
+
+
+def _table_row(name, row, columns, style=""):
+    cells = [f'<th scope="row"{_align("")}>{html.escape(str(name))}</th>']
+    for column in columns:
+        value = row.get(column, "")
+        value = getattr(value, "value", value)
+        kind = "" if isinstance(value, str) else ' class="measured"'
+        cells.append(f"<td{kind}{_align(column)}>{html.escape(number_text(value))}</td>")
+    return f'<tr style="{style}">{"".join(cells)}</tr>' if style else f"<tr>{''.join(cells)}</tr>"
+
+
+def _align(column):
+    """The names of rows stand left, everything else right, so that numbers stand below each other."""
+    return ' style="text-align:right"' if column else ' style="text-align:left"'
+
+
+def number_text(value):
+    """A number as a table shows it, to about three digits: 0.031, 0.174, 2.46, 31.5, 1,234; a string as it is."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | np.integer):
+        return f"{value:,}"
+    value = float(value)
+    if not math.isfinite(value):
         return str(value)
-    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-    if 0 < abs(value) < 0.1:
+    size = abs(value)
+    if size >= 100:
+        text = f"{value:,.0f}"
+    elif size >= 10:
+        text = f"{value:.1f}"
+    elif size >= 1 or size == 0:
+        text = f"{value:.2f}"
+    elif size >= 0.001:
         text = f"{value:.3f}"
-    return text.removeprefix("-") if not float(text.replace(",", "")) else text
-
-
-def _draw_table(ax, head, lines, title, last_is_floor):
-    ax.set_axis_off()
-    ax.set(xlim=(0, 1), ylim=(len(lines) + 0.1, -1.0))
-    n = len(head) - 1
-    columns = [0.0, *(np.linspace(0.38, 0.99, n) if n > 2 else np.linspace(0.38, 0.99, n + 1)[1:])]
-    for y, line in enumerate([head, *lines]):
-        row = y - 0.5
-        bold = "bold" if y == 0 else "normal"
-        for x, cell in zip(columns, line, strict=True):
-            ax.text(x, row, cell, ha="left" if x == 0 else "right", va="center", weight=bold, fontsize=9.5)
-    ax.axhline(0.0, color=INK, linewidth=1.0)
-    if last_is_floor:
-        ax.axhline(len(lines) - 1, color=GREY, linewidth=0.8, linestyle=":")
-    if title:
-        ax.set_title(title)
+    else:
+        text = f"{value:.1e}"
+    is_zero = not float(text.replace(",", ""))
+    return text.removeprefix("-") if is_zero else text
 
 
 # ---------------------------------------------------------------- the plane
@@ -435,6 +505,35 @@ def draw_warp(ax, grid, colour=FAKE):
 
 
 @style()
+def shapes(rows, height):
+    """Figure: rows of boxes, an arrow from each to the next: the shapes on the way through a network.
+
+    rows    y of a row's centre -> its boxes: (x of the centre, width, height, colour, the words below) of each
+    height  of the figure, in inches; it is 8.8 wide, and so is the range of x
+    """
+    fig, ax = figure(8.8, height, tight=False)
+    fig.subplots_adjust(0, 0, 1, 1)
+    ax.set(xlim=(0, 8.8), ylim=(0, height))
+    ax.set_axis_off()
+    for y, boxes in rows.items():
+        _draw_boxes(ax, y, boxes)
+    return fig
+
+
+def _draw_boxes(ax, y, boxes):
+    from matplotlib.patches import Rectangle
+
+    right = None
+    for x, width, height, colour, words in boxes:
+        corner = (x - width / 2, y - height / 2)
+        ax.add_patch(Rectangle(corner, width, height, facecolor="white", edgecolor=colour, linewidth=2))
+        ax.text(x, y - 0.55, words, ha="center", va="top", fontsize=9)
+        if right is not None:
+            arrow = {"arrowstyle": "->", "color": INK, "linewidth": 1.6}
+            ax.annotate("", (x - width / 2 - 0.06, y), (right + 0.06, y), arrowprops=arrow)
+        right = x + width / 2
+
+
 def draw_gauge(ax, value, top, label, colour=GREEN):
     """A horizontal gauge from 0 to `top` with its value written on it."""
     ax.barh([0], [top], color="#E4E4E0", height=0.7)

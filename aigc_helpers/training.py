@@ -12,13 +12,10 @@ losses and stops at the first NaN. Nothing in this file calls a model or an opti
 from __future__ import annotations
 
 import base64
-import collections.abc
 import contextlib
-import hashlib
 import html
 import math
 import os
-import pathlib
 import random
 import secrets
 import signal
@@ -27,7 +24,9 @@ import time
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from aigc_helpers._environment import read_switch
+from aigc_helpers.arguments import require_whole
 
 # ---------------------------------------------------------------- seeds, device, precision, budget
 
@@ -39,7 +38,7 @@ def seed_everything(seed: int) -> None:
     own, so the order of the data stays the same whatever else draws random numbers.
     Raises ValueError unless 0 <= seed < 2**32, the range that NumPy takes.
     """
-    seed = _whole("seed", seed, least=0, most=2**32 - 1)
+    seed = require_whole("seed_everything", "seed", seed, least=0, most=2**32 - 1)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -102,7 +101,7 @@ def budget(n: int) -> int:
     AIGC_BUDGET is 1 by default; 0.2 makes every training run of the series five times shorter, on a
     slow machine or in a test. Raises ValueError if it is not a positive number.
     """
-    n = _whole("n", n, least=1)
+    n = require_whole("budget", "n", n, least=1)
     text = os.environ.get("AIGC_BUDGET") or "1"
     try:
         factor = float(text)
@@ -113,18 +112,11 @@ def budget(n: int) -> int:
     return max(1, round(n * factor))
 
 
-def _whole(name, value, least, most=math.inf):
-    """`value` as an int within bounds, or one clear ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
-        bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise ValueError(f"{name} must be a whole number {bounds}, got {value!r}")
-    return int(value)
-
-
 # ---------------------------------------------------------------- the record of a run
 
 
-HOPELESS = 1e15  # a bounded step from here cannot lead back: far above any loss, far below float32's 3e38
+# A bounded step from here cannot lead back: far above any loss, far below float32's 3e38.
+DIVERGED_ABOVE = 1e15
 
 
 class TrainingDiverged(RuntimeError):
@@ -153,11 +145,12 @@ class History:
         if not losses:
             raise ValueError("history.log needs a loss, as in history.log(loss=loss)")
         if self._losses and losses.keys() != self._losses.keys():
-            wanted, got = ", ".join(self._losses), ", ".join(losses)
+            wanted = ", ".join(self._losses)
+            got = ", ".join(losses)
             raise ValueError(f"history.log needs the same losses in every step: {wanted}; got {got}")
         values = {name: _number(name, value) for name, value in losses.items()}
         for name, value in values.items():
-            if not abs(value) < HOPELESS:  # NaN fails this too
+            if not abs(value) < DIVERGED_ABOVE:  # NaN fails this too
                 raise TrainingDiverged(_divergence(name, value, self.step + 1))
         for name, value in values.items():
             self._losses.setdefault(name, []).append(value)
@@ -219,17 +212,18 @@ def steps(data, num_steps, batch_size, device="cpu", history=None, seed=0):
 
     Use it directly in a `for` statement: then leaving the loop, in whatever way, also gives the stop
     button its usual meaning back. Raises ValueError for arguments that make no sense.
-    Outside Jupyter the progress is a line of text, which AIGC_PROGRESS=0 turns off.
+    Outside Jupyter the progress is a line of text, which AIGC_PROGRESS=0 (false, no, off) turns off.
     """
     tensors, as_tuple = _tensors(data)
-    num_steps = _whole("num_steps", num_steps, least=1)
-    batch_size = _whole("batch_size", batch_size, least=1)
-    seed = _whole("seed", seed, least=0)
+    num_steps = require_whole("steps", "num_steps", num_steps, least=1)
+    batch_size = require_whole("steps", "batch_size", batch_size, least=1)
+    seed = require_whole("steps", "seed", seed, least=0)
     if batch_size > len(tensors[0]):
         raise ValueError(f"batch_size {batch_size} is larger than the data ({len(tensors[0])} items)")
     if history is not None and not isinstance(history, History):
         raise ValueError(f"history must be a History() or None, got {type(history).__name__}")
     device = _device(device)
+    read_switch("AIGC_PROGRESS")  # a word that means nothing is refused here, not after the first step
     batches = _Batches([tensor.to(device) for tensor in tensors], batch_size, seed, as_tuple)
     return _loop(batches, num_steps, history)
 
@@ -251,14 +245,19 @@ class _Batches:
     """Batch number k = 1, 2, ... of an endless sequence of shuffled epochs; depends on (seed, k) only."""
 
     def __init__(self, tensors, batch_size, seed, as_tuple):
-        self.tensors, self.batch_size, self.seed, self.as_tuple = tensors, batch_size, seed, as_tuple
+        self.tensors = tensors
+        self.batch_size = batch_size
+        self.seed = seed
+        self.as_tuple = as_tuple
         self.per_epoch = len(tensors[0]) // batch_size
-        self.epoch, self.order = None, None
+        self.epoch = None
+        self.order = None
 
     def __getitem__(self, step):
         epoch, position = divmod(step - 1, self.per_epoch)
         if epoch != self.epoch:
-            self.epoch, self.order = epoch, self._permutation(epoch)
+            self.epoch = epoch
+            self.order = self._permutation(epoch)
         chosen = self.order[position * self.batch_size : (position + 1) * self.batch_size]
         batch = tuple(tensor.index_select(0, chosen) for tensor in self.tensors)
         return batch if self.as_tuple else batch[0]
@@ -290,7 +289,7 @@ def _loop(batches, num_steps, history):
             if stop.pressed:
                 break
     if stop.pressed and step < num_steps:
-        print(f"stopped after step {step}" + ("; the same history goes on from here" if history else ""))
+        print(f"stopped after step {step}" + ("" if history is None else "; the same history goes on from here"))
 
 
 def _check_logged(history, step):
@@ -308,7 +307,9 @@ class _StopButton:
     """
 
     def __init__(self):
-        self.pressed, self.active, self.before = False, False, None
+        self.pressed = False
+        self.active = False
+        self.before = None
 
     def __enter__(self):
         self.before = signal.getsignal(signal.SIGINT)
@@ -339,14 +340,18 @@ class _StopButton:
 
 REFRESH_SECONDS = 1.0  # between two pictures
 DRAWING_SHARE = 0.05  # of the time, at most
-WIDTH, HEIGHT = 480, 180  # of the curve, in CSS pixels
+WIDTH = 480  # of the curve, in CSS pixels
+HEIGHT = 180
 
 
 class _Progress:
     """How far the loop is: a live curve in Jupyter, a line of text elsewhere; throttled."""
 
     def __init__(self, start, num_steps, history):
-        self.start, self.step, self.num_steps, self.history = start, start, num_steps, history
+        self.start = start
+        self.step = start
+        self.num_steps = num_steps
+        self.history = history
         self.began = time.perf_counter()
         self.view = _view(self)
         self._draw()
@@ -368,9 +373,9 @@ class _Progress:
 
     def meter(self):
         """Progress in words, such as ` 37%|###    | 370/1000 [00:12<00:21, 30.1step/s]`."""
-        tqdm, seconds = _tqdm(), time.perf_counter() - self.began
-        if tqdm is None:
-            return f"{self.step}/{self.num_steps} steps"
+        from tqdm import tqdm
+
+        seconds = time.perf_counter() - self.began
         options = {"ncols": 70, "initial": self.start, "unit": "step"}
         return tqdm.format_meter(self.step, self.num_steps, seconds, **options)
 
@@ -382,28 +387,23 @@ class _Progress:
 
 def _view(progress):
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if getattr(shell, "kernel", None) is not None:
-        with contextlib.suppress(ImportError):  # no ipywidgets: text, as in a terminal
-            return _NotebookView(progress)
-    return _TextView(progress) if _tqdm() else _LastLine(progress)
-
-
-def _tqdm():
-    """The class `tqdm`, or None where it is not installed: a bar is no reason not to train."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return None
-    return tqdm
+    in_jupyter = getattr(shell, "kernel", None) is not None
+    return _NotebookView(progress) if in_jupyter else _TextView(progress)
 
 
 class _TextView:
     """A tqdm bar on stderr."""
 
     def __init__(self, progress):
+        from tqdm import tqdm
+
         self.progress = progress
-        off = os.environ.get("AIGC_PROGRESS") == "0"
-        self.bar = _tqdm()(total=progress.num_steps, initial=progress.start, unit="step", disable=off)
+        self.bar = tqdm(
+            total=progress.num_steps,
+            initial=progress.start,
+            unit="step",
+            disable=not read_switch("AIGC_PROGRESS", default=True),
+        )
 
     def draw(self):
         self.bar.n = self.progress.step
@@ -412,20 +412,6 @@ class _TextView:
     def close(self):
         self.draw()
         self.bar.close()
-
-
-class _LastLine:
-    """One line on stderr when the loop is over: where there is no tqdm."""
-
-    def __init__(self, progress):
-        self.progress = progress
-
-    def draw(self):
-        """Nothing to see until the end."""
-
-    def close(self):
-        if os.environ.get("AIGC_PROGRESS") != "0":
-            print(f"{self.progress.meter()} {self.progress.latest()}".strip(), file=sys.stderr)
 
 
 class _NotebookView:
@@ -464,7 +450,8 @@ class _NotebookView:
     def close(self):
         from IPython.display import update_display
 
-        bundle, metadata = {"text/plain": self.text}, {}
+        bundle = {"text/plain": self.text}
+        metadata = {}
         if self.progress.history is not None:
             bundle["image/png"] = _curve_png(self.progress.history, self.progress.step, scale=2)
             metadata["image/png"] = {"width": WIDTH, "height": HEIGHT, "alt": self.text}
@@ -490,138 +477,3 @@ def _curve_png(history, last_step, scale) -> str:
     ax.set_xlim(0, max(1, last_step))
     png = plotting.to_png(fig, scale)
     return base64.b64encode(png).decode("ascii")
-
-
-# ---------------------------------------------------------------- averaged weights
-
-
-class EMA:
-    """An exponential moving average of a model's weights: the copy to draw samples with.
-
-    The first update copies the weights. After n updates, the next one does
-
-        average <- d * average + (1 - d) * weights,    with d = min(decay, (1 + n) / (10 + n)).
-
-    This warm-up of d, from TensorFlow's `tf.train.ExponentialMovingAverage`, lets the average forget
-    the first, almost random weights, instead of holding on to them for 1 / (1 - decay) steps. What the
-    average does for GANs: Yazici et al. 2019, arXiv:1806.04498.
-
-    Buffers of floating point, such as BatchNorm's running statistics, are averaged too; counters,
-    masks, and entries that are not finite are copied. Raises ValueError unless 0 < decay < 1 and `model` is one.
-    """
-
-    def __init__(self, model: torch.nn.Module, decay: float = 0.999):
-        if not isinstance(model, torch.nn.Module):
-            raise ValueError(f"EMA needs a model (a torch.nn.Module), got {model!r}")
-        if not isinstance(decay, int | float) or not 0 < decay < 1:  # NaN fails this too
-            raise ValueError(f"decay must lie between 0 and 1, got {decay!r}")
-        self.decay = decay
-        self._source = model
-        self._averaged = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
-        self._averaged.requires_grad_(False)
-
-    def _average(self, averaged, current, count):
-        """One update of tensors that share a type."""
-        if not averaged[0].is_floating_point():
-            for old, new in zip(averaged, current, strict=True):
-                old.copy_(new)
-            return
-        n = int(self._averaged.n_averaged)  # the same as `count`, but always on the CPU
-        decay = min(self.decay, (1 + n) / (10 + n))
-        get_ema_multi_avg_fn(decay)(averaged, current, count)
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Take in the model's weights as they are now: call it after `optimizer.step()`."""
-        self._averaged.update_parameters(self._source)
-        pairs = zip(self._averaged.module.buffers(), self._source.buffers(), strict=True)
-        for averaged, current in pairs:  # a mask of -inf: the average of two infinities would be NaN
-            averaged.copy_(torch.where(averaged.isfinite(), averaged, current))
-
-    @property
-    def model(self) -> torch.nn.Module:
-        """The averaged copy, in evaluation mode and without gradients."""
-        return self._averaged.module.eval()
-
-
-# ---------------------------------------------------------------- weights on disk
-
-
-def save(path, model, /, **metadata) -> None:
-    """Write the weights of a module, or a state dict, to a safetensors file: whole or not at all.
-
-    metadata: strings for the file's header; `safetensors.safe_open(path, "pt").metadata()` shows them.
-    Tied weights are written once under each name. Folders on the way are made.
-    Raises ValueError for what is no module or state dict, weights that are not tensors, metadata that are not strings.
-    """
-    import safetensors.torch
-
-    path = pathlib.Path(path)
-    if not isinstance(model, torch.nn.Module | collections.abc.Mapping):
-        raise ValueError(f"save: needs a module or its state dict, got {model!r}")
-    weights = model.state_dict() if isinstance(model, torch.nn.Module) else dict(model)
-    wrong = [repr(name) for name, value in weights.items() if not torch.is_tensor(value)]
-    wrong += [repr(name) for name, value in metadata.items() if not isinstance(value, str)]
-    if wrong:
-        raise ValueError(f"save: weights must be tensors, metadata strings; not so: {', '.join(wrong)}")
-    # A copy of its own for each name: safetensors refuses tensors that share memory.
-    weights = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in weights.items()
-    }
-    content = safetensors.torch.save(weights, metadata or None)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, content)
-
-
-def _write_whole(path, content):
-    """Write beside `path`, then rename: whoever opens `path` finds the old file or the new, never half."""
-    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(beside, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def load(path, model=None, sha256=None):
-    """Read a file that `save` wrote: its state dict or, given a `model`, that model with the weights.
-
-    sha256: the file's digest in hexadecimal; with it, a file that differs in one bit is refused.
-    Raises FileNotFoundError, or ValueError if the file is damaged, is something else, or does not fit
-    the model, which is then left as it was. Unlike a pickle, the file holds numbers only, never code.
-    """
-    import safetensors.torch
-
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no weights file {str(path)!r}")
-    content = path.read_bytes()
-    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256.strip().lower():
-        raise ValueError(f"{path.name}: its SHA-256 is not the expected one. Delete it and get it again.")
-    try:
-        weights = safetensors.torch.load(content)
-    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path.name} is damaged, or not a safetensors file ({error})") from None
-    if model is None:
-        return weights
-    _check_fit(path.name, weights, model.state_dict())
-    model.load_state_dict(weights)
-    return model
-
-
-def _check_fit(filename, found, wanted):
-    """ValueError unless two state dicts have the same names and shapes."""
-    problems = [f"{name} is missing" for name in wanted.keys() - found.keys()]
-    problems += [f"{name} is unknown to the model" for name in found.keys() - wanted.keys()]
-    problems += [
-        f"{name} has shape {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
-        for name in found.keys() & wanted.keys()
-        if found[name].shape != wanted[name].shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise ValueError(f"{filename} does not fit the model: {'; '.join(sorted(problems)[:3])}{more}")

@@ -1,7 +1,7 @@
 """Self-contained notebooks: what is in the copies, the set-up cell by itself, and whole runs under Colab's versions.
 
 The whole runs (marker `colab`) need Colab's packages: from the folder named by AIGC_COLAB, which
-`python tests/test_colab.py FOLDER` fills, or installed for the run.
+`python -m tests.colab_packages FOLDER` fills, or installed for the run.
 """
 
 import base64
@@ -20,31 +20,20 @@ import pytest
 import yaml
 from jupyter_client.kernelspec import KernelSpecManager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from test_notebook_faults import text_of
 
-from aigc_helpers import notebooks
-from aigc_helpers.notebooks import cli
+import tools
+from tests import colab_packages
+from tests.notebook_cells import texts_of
+from tools import cli
 
-ROOT = notebooks.ROOT
-PATHS = notebooks.paths()
+ROOT = tools.ROOT
+PATHS = tools.paths()
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
 SITE = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 
-COLAB = {"ipywidgets": "7.7.1", "ipykernel": "6.17.1", "IPython": "7.34.0"}  # what Colab has, with Python 3.13
-OF_THEIR_TIME = ["jupyter_client==7.4.9", "traitlets==5.7.1", "backcall", "decorator", "entrypoints",
-                 "ipython_genutils", "nest_asyncio", "pickleshare"]  # fmt: skip
-
-
-def fetch(folder):
-    """Install Colab's packages into a folder; returns the finished pip. What else they need is in any environment."""
-    packages = [f"{name}=={version}" for name, version in COLAB.items()] + OF_THEIR_TIME
-    options = ["-q", "--retries", "1", "--no-deps", "--target", str(folder)]
-    return subprocess.run([sys.executable, "-m", "pip", "install", *options, *packages], timeout=300)
-
-
 def set_up(nb):
     """The source of the one cell tagged `colab`."""
-    (cell,) = notebooks.code_cells(nb, "colab")
+    (cell,) = tools.code_cells(nb, "colab")
     return cell.source
 
 
@@ -61,7 +50,7 @@ def copies(tmp_path_factory):
 
 def test_the_copies_are_the_same_bytes_each_time(copies, tmp_path):
     env = os.environ | {"PYTHONHASHSEED": "1"}
-    command = [sys.executable, "-m", "aigc_helpers.notebooks", "colab", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "tools", "colab", "--out", str(tmp_path)]
     subprocess.run(command, env=env, cwd=ROOT, check=True, capture_output=True)
     assert [file.name for file in sorted(copies.iterdir())] == [path.name for path in PATHS]
     for path in PATHS:
@@ -70,7 +59,7 @@ def test_the_copies_are_the_same_bytes_each_time(copies, tmp_path):
 
 @each_notebook
 def test_a_copy_is_valid_and_differs_in_its_set_up_cell_and_links_only(copies, path):
-    before, after = notebooks.read(path), notebooks.read(copies / path.name)
+    before, after = tools.read(path), tools.read(copies / path.name)
     nbformat.validate(after)
     assert len(after.cells) == len(before.cells)
     for old, new in zip(before.cells, after.cells, strict=True):
@@ -87,8 +76,8 @@ def test_a_copy_is_valid_and_differs_in_its_set_up_cell_and_links_only(copies, p
 
 @each_notebook
 def test_no_link_of_a_copy_needs_a_clone(copies, path):
-    cells = notebooks.read(copies / path.name).cells
-    text = re.sub(r"```.*?```|`[^`\n]+`|\$[^$]+\$", "", "\n".join(c.source for c in cells if c.cell_type == "markdown"), flags=re.DOTALL)
+    cells = tools.read(copies / path.name).cells
+    text = re.sub(r"```.*?```|`[^`\n]+`|\$\$.*?\$\$|\$[^$]+\$", "", "\n".join(c.source for c in cells if c.cell_type == "markdown"), flags=re.DOTALL)
     targets = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r"""\b(?:src|href)=["']([^"']+)""", text)
     assert targets
     assert [target[:60] for target in targets if not re.match(r"https://|data:image/|#", target)] == []
@@ -143,37 +132,38 @@ def in_a_bare_process(cell, site=(), wanted="aigc_helpers", status=1):
 
 @each_notebook
 def test_the_set_up_cell_brings_the_helpers_and_leaves_the_network_alone(copies, path):
-    calls, error, folder, files = in_a_bare_process(set_up(notebooks.read(copies / path.name)), SITE)
+    calls, error, folder, files = in_a_bare_process(set_up(tools.read(copies / path.name)), SITE)
     assert (calls, error) == ([], "")
     for name, data in files.items():
         assert (ROOT / name).read_bytes() == data, name
     modules = {file.relative_to(ROOT).as_posix() for file in (ROOT / "aigc_helpers").rglob("*.py")}
     carried = {name for name in files if name.endswith(".py")}
-    assert carried == {name for name in modules if not name.startswith("aigc_helpers/notebooks/")}
+    assert carried == modules
     assert not os.path.exists(folder), "the folder ends with the process"
 
 
 def test_a_copy_carries_the_weights_that_its_chapter_loads_and_no_others(copies):
     def weights(path):
-        files = in_a_bare_process(set_up(notebooks.read(copies / path.name)), SITE)[3]
+        files = in_a_bare_process(set_up(tools.read(copies / path.name)), SITE)[3]
         assert "aigc_helpers/assets/manifest.json" in files
         return {pathlib.Path(name).name for name in files if name.endswith(".safetensors")}
 
     scored = {path.stem for path in PATHS if "DigitJudge" in path.read_text(encoding="utf-8")}
     with_features = {path.stem for path in PATHS if "digit_features.safetensors" in weights(path)}
     assert {"01_gan", "02_vae", "04_diffusion"} <= scored <= with_features
-    assert weights(ROOT / "notebooks" / "03_gpt.ipynb") == set()
+    assert weights(ROOT / "notebooks" / "03_gpt.ipynb") == {"gpt.safetensors"}
+    assert weights(ROOT / "notebooks" / "03b_gpt_beyond.ipynb") == set()
 
 
 def test_the_carried_weights_load(copies):
-    calls, error, _, files = in_a_bare_process(set_up(notebooks.read(copies / "01_gan.ipynb")), SITE, "aigc_helpers.metrics")
+    calls, error, _, files = in_a_bare_process(set_up(tools.read(copies / "01_gan.ipynb")), SITE, "aigc_helpers.metrics")
     assert (calls, error) == ([], "") and "aigc_helpers/metrics.py" in files
 
 
 def test_missing_libraries_are_asked_of_pip_and_a_failure_is_one_message(copies):
     needs = {}
     for stem in ("01_gan", "03b_gpt_beyond"):
-        calls, error, folder, _ = in_a_bare_process(set_up(notebooks.read(copies / f"{stem}.ipynb")))
+        calls, error, folder, _ = in_a_bare_process(set_up(tools.read(copies / f"{stem}.ipynb")))
         assert calls[0] == calls[1] and calls[0][:4] == ["-m", "pip", "install", "-q"]
         needs[stem] = calls[0][4:]
         assert error == f"pip could not install {', '.join(needs[stem])}: connect, then run this cell again"
@@ -193,17 +183,18 @@ ref = "v1"
 """
 HELPERS = {
     "__init__.py": "",
-    "makes.py": "import numpy\nfrom aigc_helpers import reads\n",  # a maker that reads its file with another maker
-    "reads.py": "import tqdm\n",
-    "uses.py": "def f():\n    from .makes import x\n",
+    "makes.py": "import numpy\nfrom aigc_helpers import reads\n",
+    "reads.py": "import tqdm\n\nFILE = 'two.safetensors'\n",
+    "uses.py": "def f():\n    from .makes import x\n\n    return 'one'\n",
+    "weights.py": "NAMES = ('one', 'two', 'three')\n",  # names every file, and loads what it is asked for
     "models/__init__.py": "from ..uses import f\n",
     "models/deep.py": "import sklearn.datasets\n",
-    "notebooks/__init__.py": "import nothing\n",
+    "panels/__init__.py": "",
+    "panels/deep.py": "FIRST = 'three'\n",
     "assets/one.safetensors": "1",
     "assets/two.safetensors": "2",
-    "assets/stray.safetensors": "3",
-    "assets/manifest.json": '{"one.safetensors": {"made_by": "python -m aigc_helpers.makes"},'
-    ' "two.safetensors": {"made_by": "python -m aigc_helpers.reads two"}}',
+    "assets/three.safetensors": "3",
+    "assets/manifest.json": '{"one.safetensors": {}, "two.safetensors": {}, "three.safetensors": {}}',
 }
 
 
@@ -227,7 +218,7 @@ def project(tmp_path):
     def copied(*cells, nb=None):
         nbformat.write(nb or book(*cells), root / "notebooks" / "01_tiny.ipynb")
         assert cli.main(["colab", "01"], root) == 0
-        return notebooks.read(root / "dist" / "colab" / "01_tiny.ipynb")
+        return tools.read(root / "dist" / "colab" / "01_tiny.ipynb")
 
     copied.root = root
     return copied
@@ -258,11 +249,13 @@ def test_links_lead_to_the_published_project_and_pictures_are_inside(project, so
 @pytest.mark.parametrize(
     ("source", "libraries", "weights"),
     [
-        ("x = 1", [], ["stray"]),
-        ("import aigc_helpers.reads", ["tqdm"], ["stray", "two"]),
-        ("%matplotlib inline\nfrom aigc_helpers.uses import f", ["numpy>=1.2", "tqdm"], ["one", "stray"]),
-        ("if x:\n    from aigc_helpers.models import deep", ["numpy>=1.2", "scikit-learn", "tqdm"], ["one", "stray"]),
-        ("from aigc_helpers import makes, reads", ["numpy>=1.2", "tqdm"], ["one", "stray", "two"]),
+        ("x = 1", [], []),
+        ("import aigc_helpers.reads", ["tqdm"], ["two"]),
+        ("%matplotlib inline\nfrom aigc_helpers.uses import f", ["numpy>=1.2", "tqdm"], ["one", "two"]),
+        ("if x:\n    from aigc_helpers.models import deep", ["numpy>=1.2", "scikit-learn", "tqdm"], ["one", "two"]),
+        ("from aigc_helpers import weights\nx = 'three'", [], ["three"]),
+        ("from aigc_helpers import panels", [], []),
+        ("from aigc_helpers import panels\nif x:\n    panels.deep.arena()", [], ["three"]),
     ],
 )
 def test_what_a_notebook_imports_decides_what_it_carries(project, source, libraries, weights):
@@ -277,7 +270,7 @@ def test_a_project_without_weights_or_dependencies_has_copies_too(project):
     (project.root / "aigc_helpers" / "assets").rmdir()
     (project.root / "pyproject.toml").write_text(PYPROJECT.partition("\n\n")[2], encoding="utf-8")
     files = in_a_bare_process(set_up(project(new_code_cell("import aigc_helpers.makes"))))[3]
-    assert sorted(files) == sorted(f"aigc_helpers/{name}" for name in HELPERS if name.endswith(".py") and "notebooks" not in name)
+    assert sorted(files) == sorted(f"aigc_helpers/{name}" for name in HELPERS if name.endswith(".py"))
 
 
 TAGGED = {"tags": ["colab"]}
@@ -310,28 +303,28 @@ def test_what_cannot_be_done_is_one_message(project, capsys, message):
 
 
 @pytest.fixture(scope="module")
-def colab_packages(tmp_path_factory):
+def package_folder(tmp_path_factory):
     """A folder with Colab's packages, from AIGC_COLAB or installed for this run."""
     if sys.version_info >= (3, 14):
         pytest.skip("Colab has Python 3.13, and its IPython 7.34 is not made for a newer one")
     if os.environ.get("AIGC_COLAB"):
         return pathlib.Path(os.environ["AIGC_COLAB"])
     folder = tmp_path_factory.mktemp("packages")
-    if fetch(folder).returncode:
+    if colab_packages.install(folder):
         message = "Colab's packages could not be installed (no network?)"
         pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
     return folder
 
 
 @pytest.fixture(scope="module")
-def colab_python(colab_packages, tmp_path_factory):
+def colab_python(package_folder, tmp_path_factory):
     """A Python with Colab's packages, then those of this environment, without the helpers: its executable."""
     folder = tmp_path_factory.mktemp("python")
     venv.create(folder, symlinks=os.name != "nt")
     base = {"base": str(folder), "platbase": str(folder)}
     site = pathlib.Path(sysconfig.get_path("purelib", "venv", base))
     # A .pth file in a folder that a .pth file adds is not read: an editable install of the helpers stays unseen.
-    (site / "colab.pth").write_text("\n".join([str(colab_packages), *SITE]) + "\n", encoding="utf-8")
+    (site / "colab.pth").write_text("\n".join([str(package_folder), *SITE]) + "\n", encoding="utf-8")
     return pathlib.Path(sysconfig.get_path("scripts", "venv", base), "python.exe" if os.name == "nt" else "python")
 
 
@@ -368,19 +361,19 @@ print(json.dumps({module.__name__: module.__version__ for module in (ipywidgets,
 @pytest.mark.colab
 def test_the_environment_has_colab_s_versions_and_no_helpers(colab_python, colab_environment, tmp_path):
     done = run_on_colab(new_notebook(cells=[new_code_cell(VERSIONS)]), colab_python, colab_environment, tmp_path)
-    assert [json.loads(output.text) for output in done.cells[0].outputs] == [COLAB]
+    assert [json.loads(output.text) for output in done.cells[0].outputs] == [colab_packages.VERSIONS]
 
 
 @pytest.mark.notebook
 @pytest.mark.colab
 @each_notebook
 def test_a_self_contained_notebook_runs_clean_on_colab(path, copies, colab_python, colab_environment, tmp_path):
-    nb = notebooks.read(copies / path.name)
-    wanted = text_of(notebooks.code_cells(notebooks.read(path)))
+    nb = tools.read(copies / path.name)
+    wanted = texts_of(tools.code_cells(tools.read(path)))
     done = run_on_colab(nb, colab_python, colab_environment, tmp_path)
     outputs = [output for cell in done.cells for output in cell.get("outputs", [])]
     assert [output.text for output in outputs if output.get("name") == "stderr"] == []
-    for (start, *stored), (_, *fresh) in zip(wanted, text_of(notebooks.code_cells(done)), strict=True):
+    for (start, *stored), (_, *fresh) in zip(wanted, texts_of(tools.code_cells(done)), strict=True):
         assert fresh == stored, start
 
 
@@ -402,35 +395,3 @@ def test_the_workflow_may_only_read_and_its_actions_cannot_change(workflow):
     for name in used:
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", name), f"{name} is not pinned to a commit"
         assert re.search(rf"{name} # v\d+\.\d+\.\d+\n", text), f"{name} has no version beside it"
-
-
-def test_the_workflow_covers_systems_pythons_and_both_ends_of_torch(workflow):
-    _, parsed = workflow
-    (job,) = parsed["jobs"].values()
-    matrix = job["strategy"]["matrix"]
-    runs = [(os, python, torch) for os in matrix["os"] for python in matrix["python"] for torch in matrix["torch"]]
-    runs += [(run["os"], run["python"], run["torch"]) for run in matrix["include"]]
-    systems = {f"{name}-latest" for name in ("ubuntu", "macos", "windows")}
-    newest, oldest = "torch", "torch==2.10.*"
-    assert set(runs) == {(system, f"3.{minor}", newest) for system in systems for minor in (11, 12, 13, 14)} | {
-        (system, "3.11", oldest) for system in systems
-    }
-    minimum = re.search(r'"torch>=([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))[1]
-    assert oldest == f"torch=={minimum}.*", "the oldest torch tested is the oldest one allowed"
-
-
-def test_the_workflow_runs_in_full_every_week(workflow):
-    _, parsed = workflow
-    (when,) = parsed[True]["schedule"]  # YAML reads the key `on` as true
-    assert re.fullmatch(r"\d+ \d+ \* \* \d", when["cron"])
-    (job,) = parsed["jobs"].values()
-    always = [step.get("run") for step in job["steps"] if "if" not in step]
-    weekly = [step for step in job["steps"] if step.get("if") == "github.event_name == 'schedule'"]
-    assert "python -m pytest" in always and "AIGC_BUDGET" not in job["env"]
-    assert [step.get("env") for step in weekly] == [None, {"AIGC_BUDGET": "1"}]
-    assert 'python -m pytest -m "exhaustive or browser or mutation" -n 0' in weekly[0]["run"]
-    assert weekly[1]["run"].startswith("python -m pytest notebooks ")
-
-
-if __name__ == "__main__":
-    sys.exit(fetch(sys.argv[1]).returncode)

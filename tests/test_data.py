@@ -28,10 +28,11 @@ import numpy as np
 import pytest
 import torch
 
-from aigc_helpers import data
+from aigc_helpers import _files, arguments, data
+from aigc_helpers._environment import read_switch
 from aigc_helpers.data import Digits, load_digits, load_embedded_digits, load_text, toy_2d, toy_modes
-from aigc_helpers.training import load as load_weights
-from aigc_helpers.training import save as save_weights
+from aigc_helpers.weights import load as load_weights
+from aigc_helpers.weights import save as save_weights
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 REAL = pathlib.Path(os.environ.get("AIGC_DATA_DIR") or ROOT.parent / "shared" / "data").absolute()
@@ -249,8 +250,104 @@ def test_pixels_reach_both_ends_of_their_range():
 def test_pixels_that_are_no_bytes_are_refused(convert, x):
     """Scaling twice would otherwise give a grey image and no error."""
     message = rf"^{convert.__name__}: needs a tensor of uint8 pixels 0\.\.255, got \w+; was it scaled before\?$"
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises(ValueError, match=message):
         convert(x)
+
+
+PIXELS = torch.tensor([[0, 20, 128, 255]], dtype=torch.uint8)
+SIGNED = torch.tensor([[-1.0, 2 * 20 / 255 - 1, 2 * 128 / 255 - 1, 1.0]])
+USUAL = {  # images of the same grey values
+    "uint8": PIXELS,
+    "int16": PIXELS.short(),
+    "int64": PIXELS.long(),
+    "NumPy's uint8": PIXELS.numpy(),
+    "NumPy's int32": PIXELS.int().numpy(),
+}
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@pytest.mark.parametrize("kind", USUAL)
+def test_images_of_whole_numbers_are_pixels(kind):
+    signed, unit = data.as_signed(USUAL[kind]), data.as_unit(USUAL[kind])
+    assert signed.dtype == unit.dtype == torch.float32
+    torch.testing.assert_close(signed, SIGNED)
+    torch.testing.assert_close(unit, PIXELS / 255)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_images_of_floats_keep_their_values(dtype):
+    signed, unit = data.as_signed(SIGNED.to(dtype)), data.as_unit((PIXELS / 255).to(dtype))
+    assert signed.dtype == unit.dtype == torch.float32
+    tolerance = {"rtol": 0, "atol": torch.finfo(dtype).eps}
+    torch.testing.assert_close(signed, SIGNED, **tolerance)
+    torch.testing.assert_close(unit, PIXELS / 255, **tolerance)
+
+
+def test_black_and_white_images():
+    bits = torch.tensor([True, False])
+    assert data.as_signed(bits).tolist() == [1, -1] and data.as_unit(bits).tolist() == [1, 0]
+    assert data.as_signed(bits.numpy()).tolist() == [1, -1]
+    black = torch.zeros(2, 3, dtype=torch.int64)  # black, whichever way it is read
+    assert (data.as_signed(black) == -1).all() and (data.as_unit(black) == 0).all()
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, 0.5, 1.0])
+def test_one_grey_is_no_range(value):
+    """A blank page is an image: nothing says that its values are in other units."""
+    assert (data.as_signed(torch.full((3, 4), value)) == value).all()
+
+
+def test_images_may_be_a_hair_beyond_their_range_and_noisy_ones_are_cut_on_request():
+    hair = torch.tensor([-1.0005, 1.0005])
+    assert data.as_signed(hair).tolist() == hair.tolist()
+    assert data.as_unit(torch.tensor([-0.0005, 1.0005])).tolist() == pytest.approx([-0.0005, 1.0005])
+    noisy = torch.tensor([-3.0, 0.25, 4.0])
+    assert data.as_signed(noisy, clip=True).tolist() == [-1, 0.25, 1]
+    with pytest.raises(ValueError, match="as_signed: needs floats in .-1, 1., got -3 to 4"):
+        data.as_signed(noisy)
+
+
+def test_reading_images_keeps_gradients_and_what_was_given():
+    x = SIGNED.clone().requires_grad_()
+    (2 * data.as_signed(x)).sum().backward()
+    assert (x.grad == 2).all()
+    pixels = PIXELS.clone()
+    data.as_signed(pixels).add_(1)
+    assert torch.equal(pixels, PIXELS)
+
+
+UNUSUAL = {  # what it is: images, what as_signed says, what as_unit says (None where it is right)
+    "in [0, 1]": (PIXELS / 255, r"got 0 to 1; .*\[0, 1\].*2 \* images - 1", None),
+    "in [-1, 1]": (SIGNED, None, r"got -1 to 1; .*\[-1, 1\].*\(images \+ 1\) / 2"),
+    "pixels as floats": (PIXELS.float(), "got 0 to 255; ", "got 0 to 255; .*to_unit"),
+    "overshooting": (2 * SIGNED, r"got -2 to 2; .*clamp\(-1, 1\)", r"got -2 to 2; .*clamp\(0, 1\)"),
+    "too high only": (SIGNED + 0.5, r"got -0.5 to 1.5; .*clamp\(-1, 1\)", "got -0.5 to 1.5; "),
+    "too low only": (SIGNED - 0.5, r"got -1.5 to 0.5; .*clamp\(-1, 1\)", "got -1.5 to 0.5; "),
+    "not a number": (torch.tensor([0.0, float("nan")]), "NaN or Inf", "NaN or Inf"),
+    "infinite": (torch.tensor([0.0, -float("inf")]), "NaN or Inf", "NaN or Inf"),
+    "whole but negative": (torch.tensor([-1, 1, 5]), "whole numbers .* from -1 to 5", "from -1 to 5"),
+    "whole but beyond 255": (torch.tensor([0, 256]), "from 0 to 256; pixels", "from 0 to 256; pixels"),
+    "whole, 0 and 1": (torch.tensor([0, 1]), r"from 0 to 1; use \.bool", r"from 0 to 1; use \.bool"),
+    "whole, -1 and 1": (torch.tensor([-1, 1]), "from -1 to 1; pixels", "from -1 to 1; pixels"),
+    "complex": (torch.zeros(2, dtype=torch.complex64), "got torch.complex64", "got torch.complex64"),
+    "none": (torch.zeros(0, 784), r"got torch.float32 of shape \(0, 784\)", "needs a tensor of images"),
+    "a list": ([[0, 255]], "got list", "got list"),
+    "text": (np.array(["a"]), "got ndarray", "got ndarray"),
+    "nothing": (None, "got NoneType", "got NoneType"),
+}
+
+
+@pytest.mark.parametrize("read", [data.as_signed, data.as_unit])
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_other_images_get_one_message(kind, read):
+    images, of_signed, of_unit = UNUSUAL[kind]
+    message = of_signed if read is data.as_signed else of_unit
+    if message is None:
+        return torch.testing.assert_close(read(images), images)
+    for options, name in (({}, read.__name__), ({"caller": "tile"}, "tile")):
+        with pytest.raises(ValueError, match=f"^{name}: .*{message}") as caught:
+            read(images, **options)
+        assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------- toys
@@ -355,27 +452,28 @@ def test_spirals_grow_with_their_angle(name, arms, first, last):
     [
         (lambda: toy_2d("rings", 5), "toy_2d: unknown toy 'rings'; choose one of ring, grid, moons"),
         (lambda: toy_2d(None, 5), "toy_2d: unknown toy None"),
-        (lambda: toy_2d("ring", 0), "toy_2d: n must be a positive whole number, got 0"),
-        (lambda: toy_2d("moons", -3), "toy_2d: n must be a positive whole number, got -3"),
-        (lambda: toy_2d("ring", 2.5), "toy_2d: n must be a positive whole number, got 2.5"),
-        (lambda: toy_2d("ring", float("nan")), "toy_2d: n must be a positive whole number, got nan"),
-        (lambda: toy_2d("ring", "5"), "toy_2d: n must be a positive whole number, got '5'"),
-        (lambda: toy_2d("ring", True), "toy_2d: n must be a positive whole number, got True"),
-        (lambda: toy_2d("ring", 5, "me"), "toy_2d: the seed must be a whole number (64 bits), got 'me'"),
-        (lambda: toy_2d("ring", 5, 0.5), "toy_2d: the seed must be a whole number (64 bits), got 0.5"),
-        (lambda: toy_2d("ring", 5, 1 << 80), "toy_2d: the seed must be a whole number (64 bits), got 1208"),
+        (lambda: toy_2d("ring", 0), "toy_2d: n must be a whole number of at least 1, got 0"),
+        (lambda: toy_2d("moons", -3), "toy_2d: n must be a whole number of at least 1, got -3"),
+        (lambda: toy_2d("ring", 2.5), "toy_2d: n must be a whole number of at least 1, got 2.5"),
+        (lambda: toy_2d("ring", float("nan")), "toy_2d: n must be a whole number of at least 1, got nan"),
+        (lambda: toy_2d("ring", "5"), "toy_2d: n must be a whole number of at least 1, got '5'"),
+        (lambda: toy_2d("ring", True), "toy_2d: n must be a whole number of at least 1, got True"),
+        (lambda: toy_2d("ring", 5, "me"), "toy_2d: seed must be a whole number from 0 to 9223372036854775807, got 'me'"),
+        (lambda: toy_2d("ring", 5, 0.5), "toy_2d: seed must be a whole number from 0 to 9223372036854775807, got 0.5"),
+        (lambda: toy_2d("ring", 5, 1 << 80), "toy_2d: seed must be a whole number from 0 to 9223372036854775807, got 1208"),
         (lambda: toy_modes("moons"), "toy_modes: only 'ring' and 'grid' have modes to count, got 'moons'"),
         (lambda: load_digits("validation"), "load_digits: split must be 'train' or 'test', got 'validation'"),
         (lambda: load_digits(["train"]), "load_digits: split must be 'train' or 'test', got ['train']"),
-        (lambda: load_digits(n=0), "load_digits: n must be a positive whole number, got 0"),
-        (lambda: load_digits(n=1e3), "load_digits: n must be a positive whole number, got 1000.0"),
-        (lambda: load_digits(seed="a"), "load_digits: the seed must be a whole number (64 bits), got 'a'"),
-        (lambda: load_digits(seed=None), "load_digits: the seed must be a whole number (64 bits), got None"),
+        (lambda: load_digits(n=0), "load_digits: n must be a whole number of at least 1, got 0"),
+        (lambda: load_digits(n=1e3), "load_digits: n must be a whole number of at least 1, got 1000.0"),
+        (lambda: load_digits(seed="a"), "load_digits: seed must be a whole number from 0 to 9223372036854775807, got 'a'"),
+        (lambda: load_digits(seed=None), "load_digits: seed must be a whole number from 0 to 9223372036854775807, got None"),
         (lambda: load_embedded_digits("all"), "load_embedded_digits: split must be 'train' or 'test', got 'all'"),
-        (lambda: few().subset(0), "subset: n must be a positive whole number, got 0"),
+        (lambda: load_digits(seed=-1), "load_digits: seed must be a whole number from 0 to 9223372036854775807, got -1"),
+        (lambda: few().subset(0), "subset: n must be a whole number of at least 1, got 0"),
         (lambda: few().subset(4), "subset: asked for 4 images, but there are 3 (a test)"),
-        (lambda: few().subset(1.0), "subset: n must be a positive whole number, got 1.0"),
-        (lambda: few().subset(1, seed=[]), "subset: the seed must be a whole number (64 bits), got []"),
+        (lambda: few().subset(1.0), "subset: n must be a whole number of at least 1, got 1.0"),
+        (lambda: few().subset(1, seed=[]), "subset: seed must be a whole number from 0 to 9223372036854775807, got []"),
     ],
 )
 def test_bad_arguments_get_one_clear_message(call, message, serve):
@@ -531,12 +629,38 @@ def test_the_best_source_is_used_and_said(load, serve, cache, monkeypatch, tmp_p
     assert server.hits == []
 
 
-@pytest.mark.parametrize(("value", "tried"), [("1", False), ("yes", False), ("0", True), ("", True)])
-def test_aigc_offline(load, serve, monkeypatch, value, tried):
+SWITCHED = {"1": True, "yes": True, "True": True, " ON ": True}
+SWITCHED |= {"0": False, "": False, " ": False, "false": False, "No": False, "OFF": False}
+
+
+@pytest.mark.parametrize("value", SWITCHED)
+def test_aigc_offline(load, serve, monkeypatch, value):
     (server,) = serve("good")
     monkeypatch.setenv("AIGC_OFFLINE", value)
-    assert load("test")[0].source == ("MNIST" if tried else EMBEDDED)
-    assert bool(server.hits) == tried
+    assert load("test")[0].source == (EMBEDDED if SWITCHED[value] else "MNIST")
+    assert bool(server.hits) is not SWITCHED[value]
+
+
+@pytest.mark.parametrize("loader", [load_digits, load_text])
+@pytest.mark.parametrize("value", ["of", "2", "ja", "-"])
+def test_an_unknown_word_for_a_switch_is_refused_with_the_variables_name(monkeypatch, tmp_path, loader, value):
+    """Wherever the data would come from: here they lie in the folder that the user named."""
+    fill(tmp_path / "data" / "MNIST" / "raw", PLAIN)
+    fill(tmp_path / "data" / "text", {data.TEXT_FILE: PLAY})
+    monkeypatch.setenv("AIGC_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("AIGC_OFFLINE", value)
+    with pytest.raises(ValueError, match=rf"^AIGC_OFFLINE='{value}' is neither on \(1, .*\) nor off \(0, .*\)"):
+        loader(verbose=False)
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_a_switch_that_is_not_set_has_its_default(monkeypatch, default):
+    monkeypatch.delenv("AIGC_TEST", raising=False)
+    assert read_switch("AIGC_TEST", default) is default
+    monkeypatch.setenv("AIGC_TEST", "")
+    assert read_switch("AIGC_TEST", default) is default
+    monkeypatch.setenv("AIGC_TEST", "no" if default else "yes")
+    assert read_switch("AIGC_TEST", default) is not default
 
 
 @pytest.mark.parametrize("packed", [(), (IMAGES,), (IMAGES, LABELS)], ids=["plain", "mixed", "gz"])
@@ -571,13 +695,6 @@ def test_two_calls_share_no_memory(load, serve):
     serve("good")
     load()[0].images.zero_()
     assert_right(load()[0])
-
-
-def test_limits_and_mirrors_as_promised():
-    timeout, deadline, mirrors, digests = LIMITS
-    assert timeout == 10 and deadline < 30  # half a minute is the longest that a lesson may be held up
-    assert len(mirrors) >= 2 and all(url.startswith("https://") and url.endswith("/") for url in mirrors)
-    assert digests.keys() == {"train", "test"} and data.MAX_BYTES > 2 * 9_912_422
 
 
 def test_the_cache_folder(monkeypatch, tmp_path):
@@ -717,6 +834,56 @@ def test_a_named_folder_that_is_no_good_is_said_and_not_used(load, serve, monkey
     assert line.startswith("300 train images from MNIST; downloaded; AIGC_DATA_DIR: ") and reason in line
     if files is not None:  # what the user put there is left alone
         assert {path.name: path.read_bytes() for path in raw.iterdir()} == files
+
+
+HIDING = {  # a plain file that is no good, and what is said about it
+    "empty": (b"", f"{IMAGES} is damaged"),
+    "cut": (PLAIN[IMAGES][:5000], f"{IMAGES} is damaged"),
+    "altered": (flipped(PLAIN[IMAGES], 5000), "the train files are damaged (wrong SHA-256)"),
+    "a folder": (None, f"{IMAGES} cannot be read (Is a directory)"),
+}
+
+
+@pytest.mark.parametrize("kind", HIDING)
+@pytest.mark.parametrize("labels", ["plain", "packed", "both"])
+def test_a_damaged_plain_file_does_not_hide_the_good_packed_one(load, monkeypatch, tmp_path, kind, labels):
+    raw, reason = HIDING[kind]
+    folder = tmp_path / "data" / "MNIST" / "raw"
+    fill(folder, {f"{IMAGES}.gz": PACKED[f"{IMAGES}.gz"]})
+    fill(folder, {LABELS: PLAIN[LABELS]} if labels != "packed" else {})
+    fill(folder, {f"{LABELS}.gz": PACKED[f"{LABELS}.gz"]} if labels != "plain" else {})
+    if raw is None:
+        (folder / IMAGES).mkdir()
+    else:
+        fill(folder, {IMAGES: raw})
+    monkeypatch.setenv("AIGC_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("AIGC_OFFLINE", "1")
+    digits, line = load()
+    assert_right(digits)
+    assert line == f"300 train images from MNIST; AIGC_DATA_DIR ({reason}; read instead: {IMAGES}.gz)"
+
+
+def test_of_two_plain_files_that_hide_good_ones_both_are_passed_over(load, monkeypatch, tmp_path):
+    fill(tmp_path / "data" / "MNIST" / "raw", PACKED | {IMAGES: b"", LABELS: b""})
+    monkeypatch.setenv("AIGC_DATA_DIR", str(tmp_path / "data"))
+    digits, line = load()
+    assert_right(digits)
+    assert line.endswith(f"AIGC_DATA_DIR ({IMAGES} is damaged; read instead: {IMAGES}.gz {LABELS}.gz)")
+
+
+def test_where_both_files_are_damaged_the_first_is_named(load, monkeypatch, tmp_path):
+    fill(tmp_path / "data" / "MNIST" / "raw", PLAIN | {IMAGES: b"", f"{IMAGES}.gz": b""})
+    monkeypatch.setenv("AIGC_DATA_DIR", str(tmp_path / "data"))
+    digits, line = load()
+    assert digits.source == EMBEDDED and f"; AIGC_DATA_DIR: {IMAGES} is damaged; " in line
+
+
+def test_a_damaged_packed_file_in_the_cache_does_not_hide_a_good_plain_one(load, serve, cache):
+    (server,) = serve("good")
+    fill(cache, PLAIN | {f"{IMAGES}.gz": b"", f"{LABELS}.gz": PACKED[f"{LABELS}.gz"]})
+    digits, line = load()
+    assert_right(digits)
+    assert line.endswith(f"; cache ({IMAGES}.gz is damaged; read instead: {IMAGES})") and server.hits == []
 
 
 def test_a_file_that_cannot_be_read_is_said(load, monkeypatch, tmp_path):
@@ -1009,6 +1176,47 @@ def test_an_interrupt_while_writing_leaves_nothing_behind(serve, cache, monkeypa
     assert_right(load_digits(verbose=False))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="symbolic links of POSIX")
+def test_a_symbolic_link_is_written_through(tmp_path):
+    """The link stays a link, wherever it points: to a file, to another link, to a file that is not there yet."""
+    real, link, chain = tmp_path / "far" / "w", tmp_path / "link", tmp_path / "chain"
+    real.parent.mkdir()
+    link.symlink_to(real)
+    chain.symlink_to("link")
+    for path in (chain, link, real):
+        _files.write_whole(path, str(path).encode())
+        assert real.read_bytes() == str(path).encode()
+        assert link.is_symlink() and chain.is_symlink()
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["chain", "far", "link", "w"]
+
+
+@pytest.mark.parametrize("action", ["builtins.open", "os.fsync", "os.replace"])
+def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(tmp_path, monkeypatch, action):
+    _files.write_whole(tmp_path / "w", b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(action, refused)
+        with pytest.raises(PermissionError):
+            _files.write_whole(tmp_path / "w", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
+    assert (tmp_path / "w").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "words"),
+    [({}, ""), ({"least": 1}, " of at least 1"), ({"most": 2}, " of at most 2"), ({"least": 1, "most": 2}, " from 1 to 2")],
+)
+def test_a_whole_number_is_read_and_others_are_named(bounds, words):
+    for value in (1, 2, np.int64(1), np.uint8(2), torch.tensor(1)):
+        number = arguments.require_whole("f", "n", value, **bounds)
+        assert type(number) is int and number == value
+    wrong = [True, 1.0, "1", None, float("nan"), [1]]
+    wrong += [0, -1] if "least" in bounds else []
+    wrong += [3] if "most" in bounds else []
+    for value in wrong:
+        with pytest.raises(ValueError, match=rf"^f: n must be a whole number{words}, got {re.escape(repr(value))}$"):
+            arguments.require_whole("f", "n", value, **bounds)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 def test_a_shared_cache_can_be_read_by_others(serve, cache):
     serve("good")
@@ -1026,7 +1234,7 @@ WORKER = """
 import contextlib, ctypes, io, json, os, signal, sys, time
 import safetensors.torch
 import torch
-from aigc_helpers import data, training
+from aigc_helpers import data, weights
 
 # nobody() may not enter the folder that holds the packages: whatever saving imports is imported now.
 safetensors.torch.save({"a": torch.ones(1)})
@@ -1071,7 +1279,7 @@ def small_disk():
 def work(what):
     if what == "weights":
         try:
-            training.save("saved/w.safetensors", {"a": torch.arange(60_000)})
+            weights.save("saved/w.safetensors", {"a": torch.arange(60_000)})
         except OSError as problem:
             return "not saved", problem.strerror
         return "saved", ""
@@ -1266,10 +1474,6 @@ def test_killed_at_any_step_the_next_run_succeeds(workers, serve, tmp_path, what
             assert printed.endswith(f"; {where}]\n")
 
 
-def test_there_are_twenty_ways_to_die():
-    assert len(DEATHS) >= 20
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks a process that uses the network")
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_killed_while_weights_are_saved_the_old_file_is_whole(workers, tmp_path, step):
@@ -1382,6 +1586,29 @@ def test_a_text_that_differs_by_a_byte_is_never_used(bad, read, tmp_path, monkey
     text, line = read()
     assert text.source == TOPICS
     assert "AIGC_DATA_DIR: the text is damaged (wrong SHA-256)" in line
+
+
+@pytest.mark.parametrize("bad", [b"", PLAY[:-1], PLAY + b"!"])
+def test_a_damaged_text_hides_neither_a_good_packed_one_nor_the_cache(bad, read, tmp_path, monkeypatch, cache):
+    fill(tmp_path / "text", {"tinyshakespeare.txt": bad, "tinyshakespeare.txt.gz": gzip.compress(PLAY)})
+    monkeypatch.setenv("AIGC_DATA_DIR", str(tmp_path))
+    text, line = read()
+    assert text.text == PLAY.decode()
+    said = "the text is damaged (wrong SHA-256); read instead: tinyshakespeare.txt.gz"
+    assert line.endswith(f"; AIGC_DATA_DIR ({said})")
+    fill(tmp_path / "text", {"tinyshakespeare.txt.gz": b"cut"})
+    fill(cache, {"tinyshakespeare.txt": bad, "tinyshakespeare.txt.gz": gzip.compress(PLAY)})
+    text, line = read()
+    assert text.text == PLAY.decode()
+    assert line.endswith(f"; cache ({said}); AIGC_DATA_DIR: the text is damaged (wrong SHA-256)")
+
+
+def test_the_text_may_be_packed(read, tmp_path, monkeypatch):
+    fill(tmp_path / "text", {"tinyshakespeare.txt.gz": gzip.compress(PLAY)})
+    monkeypatch.setenv("AIGC_DATA_DIR", str(tmp_path))
+    assert read()[1].endswith("; AIGC_DATA_DIR")
+    fill(tmp_path / "text", {"tinyshakespeare.txt.gz": b"cut"})
+    assert "; AIGC_DATA_DIR: tinyshakespeare.txt.gz is damaged" in read()[1]
 
 
 def test_a_folder_without_the_text_is_said(read, tmp_path, monkeypatch):

@@ -1,15 +1,13 @@
 """Metrics against closed forms, hand-made clouds, and the shipped feature network against real digits."""
 
 import dataclasses
-import json
 import math
 
 import pytest
 import torch
 
-from aigc_helpers import data, metrics, pretrained
+from aigc_helpers import data, metrics, weights
 from aigc_helpers.metrics import (
-    DigitFeatures,
     DigitJudge,
     Score,
     class_entropy,
@@ -197,6 +195,107 @@ def test_energy_distance_between_normals():
     assert energy_distance(x, y + 1.5) == pytest.approx(2 * mean_size(1.5) - 2 * mean_size(0), rel=0.1)
 
 
+# ---------------------------------------------------------------- points of any type, and none
+
+
+def cloud(n, seed=0):
+    """n points in the plane, with coordinates that 16 bits hold exactly."""
+    return (torch.randn(n, 2, generator=random(seed)) * 8).round() / 8
+
+
+OF_TWO_CLOUDS = {  # what compares two clouds: how few points each may have
+    "frechet_distance": (frechet_distance, 2, 2),
+    "precision_recall": (lambda x, y: precision_recall(x, y, k=3), 4, 4),
+    "coverage": (lambda x, y: coverage(x, y, k=5), 6, 1),
+    "energy_distance": (energy_distance, 2, 2),
+    "mode_count": (lambda x, y: tuple(mode_count(x, CENTRES, 1.0, y)), 1, 1),
+}
+FLOATS = (torch.float16, torch.bfloat16, torch.float64)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", OF_TWO_CLOUDS)
+def test_clouds_of_every_precision_score_alike(name, dtype):
+    measure, *_ = OF_TWO_CLOUDS[name]
+    x, y = cloud(50), cloud(40, seed=1)
+    wanted = measure(x, y)
+    assert measure(x.to(dtype), y.to(dtype)) == wanted
+    assert measure(x.to(dtype), y) == wanted, "the two may differ in type"
+    assert measure(x.requires_grad_(), y) == wanted, "a generator's output may come as it is"
+
+
+def test_near_points_far_from_the_origin_keep_their_distance():
+    """Where the squares have used up the digits of 32 bits, differences of squares have none left."""
+    x = 1e4 + torch.arange(60.0)[:, None] / 64  # which 32 bits hold exactly
+    assert energy_distance(x, x + 1) == pytest.approx(energy_distance(x - 1e4, x - 1e4 + 1), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", OF_TWO_CLOUDS)
+def test_too_few_points_get_one_message(name):
+    measure, *least = OF_TWO_CLOUDS[name]
+    enough = [cloud(n) for n in least]
+    measure(*enough)  # the fewest there may be
+    for k in (0, 1):
+        for n in {0, least[k] - 1}:
+            few = [*enough]
+            few[k] = cloud(n)
+            points = "1 point" if n == 1 else f"{n} points"
+            with pytest.raises(ValueError, match=f"^{name}: \\w+ has {points}, and needs at least {least[k]}") as caught:
+                measure(*few)
+            assert "\n" not in str(caught.value)
+
+
+NO_CLOUDS = {
+    "NaN": (torch.full((20, 2), math.nan), "has NaN or Inf in it: has the generator diverged"),
+    "one infinity": (torch.cat([torch.zeros(19, 2), torch.tensor([[0.0, math.inf]])]), "has NaN or Inf in it"),
+    "a row": (torch.zeros(20), r"must be a tensor of points \(N, d\), got one of shape \(20,\)"),
+    "images": (torch.zeros(20, 1, 4, 4), r"must be a tensor of points \(N, d\), got one of shape \(20, 1, 4, 4\)"),
+    "no coordinates": (torch.zeros(20, 0), r"must be a tensor of points \(N, d\), got one of shape \(20, 0\)"),
+    "complex": (torch.zeros(20, 2, dtype=torch.complex64), "must be a tensor of points"),
+    "a list": ([[0.0, 1.0]] * 20, r"must be a tensor of points \(N, d\), got list"),
+    "nothing": (None, "got NoneType"),
+    "points in space": (torch.zeros(20, 3), "points must have the same number of coordinates, got"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_CLOUDS)
+@pytest.mark.parametrize("name", OF_TWO_CLOUDS)
+def test_what_is_no_cloud_gets_one_message(name, kind):
+    measure, *_ = OF_TWO_CLOUDS[name]
+    wrong, message = NO_CLOUDS[kind]
+    for clouds in ((wrong, cloud(20)), (cloud(20), wrong)):
+        with pytest.raises(ValueError, match=f"^{name}: .*{message}"):
+            measure(*clouds)
+
+
+@pytest.mark.parametrize("k", [-1, 1.0, True, "3", None])
+def test_the_number_of_neighbours_is_a_whole_number(k):
+    for measure in (precision_recall, coverage):
+        with pytest.raises(ValueError, match=f"^{measure.__name__}: k must be a whole number of at least 0"):
+            measure(cloud(9), cloud(9), k)
+
+
+@pytest.mark.parametrize("size", [0, -1.0, math.nan, math.inf, "1", None])
+def test_sizes_of_modes_are_positive_numbers(size):
+    with pytest.raises(ValueError, match="^mode_count: sigma must be a positive number"):
+        mode_count(cloud(9), CENTRES, size, cloud(9))
+    with pytest.raises(ValueError, match="^mode_count: radius must be a positive number"):
+        mode_count(cloud(9), CENTRES, 1.0, cloud(9), radius=size)
+
+
+def test_modes_to_count_there_must_be():
+    with pytest.raises(ValueError, match="^mode_count: centres has 0 points, and needs at least 1"):
+        mode_count(cloud(9), CENTRES[:0], 1.0, cloud(9))
+
+
+@pytest.mark.parametrize(
+    "counts", [[], [3], [0, 0], [1, -1], [1, math.nan], [1, math.inf], [[1, 2]], "12", None, 5]
+)
+def test_class_entropy_wants_a_histogram(counts):
+    with pytest.raises(ValueError, match="^class_entropy: needs two counts or more, none negative, some above 0"):
+        class_entropy(counts)
+
+
 # ---------------------------------------------------------------- the feature network and its file
 
 
@@ -214,8 +313,8 @@ def embedded():
 def assets(tmp_path, monkeypatch):
     """A copy of the shipped assets that may be spoilt."""
     for name in (metrics.FEATURES_FILE, "manifest.json"):
-        (tmp_path / name).write_bytes((pretrained.ASSETS / name).read_bytes())
-    monkeypatch.setattr(pretrained, "ASSETS", tmp_path)
+        (tmp_path / name).write_bytes((weights.ASSETS / name).read_bytes())
+    monkeypatch.setattr(weights, "ASSETS", tmp_path)
     return tmp_path
 
 
@@ -238,7 +337,29 @@ def test_the_network_is_frozen_and_takes_both_kinds_of_images(net, embedded):
     images = embedded[1].images[:20]
     assert not net.training and not any(p.requires_grad for p in net.parameters())
     assert net.features(images).shape == (20, metrics.NUM_FEATURES) and net(images).shape == (20, 10)
-    torch.testing.assert_close(net.features(images), net.features(data.to_signed(images).flatten(1)))
+    wanted = net.features(images)
+    signed = data.to_signed(images)
+    torch.testing.assert_close(net.features(signed.flatten(1)), wanted)
+    torch.testing.assert_close(net.features(signed[:, 0].double()), wanted)
+    torch.testing.assert_close(net.features(images.long()), wanted)
+    torch.testing.assert_close(net(images > 127), net(((images > 127) * 255).byte()))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(4, 1, 14, 14), r"needs images \(N, 1, 28, 28\) or \(N, 784\), got \(4, 1, 14, 14\)"),
+        (torch.zeros(784), r"got \(784,\)"),
+        (torch.zeros(28, 28, 1), r"got \(28, 28, 1\)"),
+        (torch.zeros(0, 784), "needs a tensor of images"),
+        (torch.rand(4, 784), r"they seem to be in \[0, 1\]"),
+        (torch.full((4, 784), math.nan), "NaN or Inf"),
+    ],
+)
+def test_the_network_refuses_other_images(net, images, message):
+    for call in (net, net.features):
+        with pytest.raises(ValueError, match=f"^DigitFeatures: .*{message}"):
+            call(images)
 
 
 def test_the_network_reads_the_embedded_digits(net, embedded):
@@ -271,7 +392,9 @@ def judge(embedded):
 
 def test_the_judge_cuts_all_sets_to_one_number(embedded, judge):
     assert judge.n == 250 == len(judge.real)
-    assert DigitJudge(embedded[0].images, embedded[1].images, n=130).n == 130
+    fewer = DigitJudge(embedded[0].images, embedded[1].images, n=130)
+    assert fewer.n == 130 == len(fewer.real)
+    assert fewer.score(embedded[1].images).n == 130
 
 
 def test_the_judge_needs_enough_images(embedded, judge):
@@ -282,21 +405,122 @@ def test_the_judge_needs_enough_images(embedded, judge):
         DigitJudge(train.images, test.images, n=100)
     with pytest.raises(ValueError, match=r"needs 250 images \(as many as its reference\), got 249"):
         judge.score(test.images[:249])
+    with pytest.raises(ValueError, match=r"needs 250 images \(as many as its reference\), got 0"):
+        judge.score(test.images[:0])
+    for n in (0, -1, 2.5, None):
+        with pytest.raises(ValueError, match="^DigitJudge: n must be a whole number of at least 1"):
+            DigitJudge(train.images, test.images, n=n)
+    with pytest.raises(ValueError, match="^DigitJudge: seed must be a whole number from 0"):
+        DigitJudge(train.images, test.images, seed=-1)
+    with pytest.raises(ValueError, match="^DigitJudge: needs a tensor of images .* got Digits$"):
+        DigitJudge(train, test)
+    with pytest.raises(ValueError, match=r"^DigitJudge.score: needs a tensor of images .* got Tensor of shape \(784,\)$"):
+        judge.score(torch.zeros(784))
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_the_judge_refuses_images_of_a_diverged_generator(judge, bad):
-    images = torch.zeros(250, 1, 28, 28)
-    images[7, 0, 3, 3] = bad
-    with pytest.raises(ValueError, match="NaN or Inf.*diverged"):
+BAD_IMAGES = {
+    "NaN": (torch.cat([torch.zeros(249, 784), torch.full((1, 784), math.nan)]), "NaN or Inf.*diverged"),
+    "Inf": (torch.full((250, 784), math.inf), "NaN or Inf.*diverged"),
+    "in [0, 1]": (torch.rand(250, 784, generator=random()), r"got .* to 1; they seem to be in \[0, 1\]"),
+    "beyond [-1, 1]": (torch.randn(250, 784, generator=random()), r"clamp\(-1, 1\)"),
+    "one grey": (torch.full((250, 784), 0.25), "every pixel of every image is 0.25: has the generator collapsed"),
+    "black pixels": (torch.zeros(250, 784, dtype=torch.uint8), "every pixel of every image is -1"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_IMAGES)
+def test_the_judge_refuses_images_that_make_no_sense(embedded, judge, kind):
+    images, message = BAD_IMAGES[kind]
+    with pytest.raises(ValueError, match=f"^DigitJudge.score: .*{message}"):
         judge.score(images)
+    for sets in ((embedded[0].images.flatten(1), images), (images, embedded[0].images.flatten(1))):
+        with pytest.raises(ValueError, match=f"^DigitJudge: .*{message}"):
+            DigitJudge(*sets)
+
+
+@pytest.mark.parametrize("which", ["reference", "held out", "scored"])
+def test_a_set_that_is_sorted_by_class_gives_the_right_score(embedded, which):
+    """The first 250 of a sorted set hold three classes of ten: their score would be that of a collapsed generator."""
+    train, test = embedded
+    order = train.labels.argsort()
+    reference, held_out, scored = train.images[:640], test.images, train.images[640:]
+    if which == "reference":
+        reference = train.images[order]
+    elif which == "held out":
+        held_out = test.images[test.labels.argsort()]
+    else:
+        scored = train.images[order]
+    scores = DigitJudge(reference, held_out, n=250).score(scored)
+    assert scores.entropy.value > 0.97 and scores.entropy.floor > 0.97
+    assert scores.fid.value < 3 and scores.fid.floor < 3
+    assert scores.coverage.value > 0.7 and scores.coverage.floor > 0.7
+
+
+def test_the_draws_depend_on_the_seed_alone(embedded):
+    train, test = embedded
+    torch.manual_seed(0)
+    one = DigitJudge(train.images, test.images, n=130)
+    torch.manual_seed(1)
+    two = DigitJudge(train.images, test.images, n=130)
+    other = DigitJudge(train.images, test.images, n=130, seed=1)
+    assert torch.equal(one.real, two.real) and one.score(test.images).row() == two.score(test.images).row()
+    assert not torch.equal(one.real, other.real)
+
+
+def test_the_standard_judge_halves_the_test_digits(embedded, monkeypatch):
+    """250 and 250 of the embedded ones; each digit is in one of the two sets, and no training digit in either."""
+    monkeypatch.setattr(metrics, "load_digits", lambda split, verbose: {"test": embedded[1]}[split])
+    drawn = []
+    monkeypatch.setattr(DigitJudge, "_draw", lambda self, caller, images: drawn.append(images) or draw(self, caller, images))
+    judge = DigitJudge.standard()
+    assert judge.n == 250
+    given = torch.cat([images.flatten(1) for images in drawn])
+    assert [len(images) for images in drawn] == [250, 250]
+    assert sorted(given.tolist()) == sorted(embedded[1].images.flatten(1).tolist())
+    assert not torch.equal(given, embedded[1].images.flatten(1)), "cut at random"
+    scores = judge.score(embedded[0].images)
+    assert scores.n == 250 and scores.fid.value < 3 * scores.fid.floor
+
+
+draw = DigitJudge._draw
+
+
+def test_the_standard_judge_takes_as_many_as_it_is_told(embedded):
+    judge = DigitJudge.standard(n=140, test=embedded[1])
+    assert judge.n == 140 == len(judge.real)
+    assert torch.equal(judge.real, DigitJudge.standard(n=140, test=embedded[1]).real)
+    assert not torch.equal(judge.real, DigitJudge.standard(n=140, test=embedded[1], seed=1).real)
+    odd = data.Digits(embedded[1].images[:401], embedded[1].labels[:401], "a test")
+    assert DigitJudge.standard(test=odd).n == 200
+
+
+def test_the_standard_judge_refuses_what_is_no_test_split(embedded):
+    for n in (0, 1.5, None):
+        with pytest.raises(ValueError, match="^DigitJudge.standard: n must be a whole number of at least 1"):
+            DigitJudge.standard(n)
+    with pytest.raises(ValueError, match="^DigitJudge.standard: test must be Digits, or None, got Tensor"):
+        DigitJudge.standard(test=embedded[1].images)
+    for few in (1, 255):
+        short = data.Digits(embedded[1].images[:few], embedded[1].labels[:few], "a test")
+        with pytest.raises(ValueError, match=f"needs at least 128 images in each set, got {few // 2}"):
+            DigitJudge.standard(test=short)
+
+
+def test_the_standard_judge_rests_on_2000_digits_of_mnist(monkeypatch):
+    monkeypatch.setenv("AIGC_OFFLINE", "1")
+    digits = data.load_digits("test", verbose=False)
+    if digits.source != data.MNIST:
+        pytest.skip("MNIST is not at hand")
+    judge = DigitJudge.standard()
+    assert judge.n == 2000 and 0.1 < judge._floor["fid"] < 0.6
 
 
 def test_the_floor_is_what_the_held_out_images_score(embedded, judge):
     held_out = judge.score(embedded[1].images[:250])
     for name, score in held_out.row().items():
         assert score.value == pytest.approx(score.floor, rel=1e-6), name
-    reference = judge.score(embedded[0].images[:250])
+    same = DigitJudge(embedded[0].images[:250], embedded[1].images[:250])
+    reference = same.score(embedded[0].images[:250])
     assert reference.fid.value == pytest.approx(0, abs=1e-4) and reference.fid.floor > 0.3
     assert reference.recall.value == 1.0 and reference.recall.floor < 1.0
 
@@ -320,11 +544,18 @@ def test_one_digit_only_has_precision_without_recall(embedded, judge):
     assert scores.classes.argmax() == 1
 
 
-def test_uint8_and_float_images_score_alike(embedded, judge):
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, 1e-4), (torch.float64, 1e-4), (torch.float16, 1e-2), (torch.bfloat16, 2e-2), (torch.int64, 1e-4)],
+)
+def test_images_of_every_type_score_alike(embedded, judge, dtype, tolerance):
     images = embedded[1].images[250:]
-    whole, real = judge.score(images), judge.score(data.to_signed(images).flatten(1).requires_grad_())
+    whole = judge.score(images)
+    signed = data.to_signed(images).flatten(1)
+    other = judge.score(images.long() if dtype == torch.int64 else signed.to(dtype).requires_grad_())
     for name, score in whole.row().items():
-        assert score.value == pytest.approx(real.row()[name].value, rel=1e-4), name
+        assert other.row()[name].value == pytest.approx(score.value, rel=tolerance, abs=tolerance), name
+    assert judge.score(images.numpy()).row() == whole.row()
 
 
 def test_a_row_holds_every_score_by_name(embedded, judge):
@@ -333,66 +564,3 @@ def test_a_row_holds_every_score_by_name(embedded, judge):
     assert scores.row()["FID"] is scores.fid and all(isinstance(score, Score) for score in scores.row().values())
     with pytest.raises(dataclasses.FrozenInstanceError):
         scores.fid = 0
-
-
-# ---------------------------------------------------------------- making the feature network
-
-
-@pytest.fixture
-def few_digits(monkeypatch, embedded):
-    """Training sees 128 digits from each source, and 50 to test on."""
-    train, test = embedded
-    monkeypatch.setattr(data, "load_digits", lambda split: train.subset(128) if split == "train" else test.subset(50))
-    monkeypatch.setattr(data, "load_embedded_digits", lambda split: train.subset(128, seed=1))
-    monkeypatch.setenv("AIGC_PROGRESS", "0")
-    return test.subset(50)
-
-
-@torch.no_grad()
-def test_training_the_features(few_digits):
-    with torch.enable_grad():
-        net, reported = metrics.train_features(num_epochs=2)
-    assert reported == pytest.approx(accuracy(net, few_digits)) and not net.training
-    seen = torch.cat([data.load_digits("train").images, data.load_embedded_digits("train").images])[::20]
-    assert net.features(seen).var(dim=0).mean().item() == pytest.approx(1, rel=1e-3)
-    torch.manual_seed(0)
-    assert not torch.equal(net.body[0].weight, DigitFeatures().body[0].weight)
-
-
-@torch.no_grad()
-def test_scaling_the_features_keeps_the_logits(embedded):
-    torch.manual_seed(0)
-    net, images = DigitFeatures(), embedded[0].images[:100]
-    before, features = net(images), net.features(images)
-    metrics._scale_features(net, images)
-    assert net.features(images).var(dim=0).mean().item() == pytest.approx(1, rel=1e-4)
-    assert features.var(dim=0).mean().item() < 0.5, "or the scaling had nothing to do"
-    torch.testing.assert_close(net(images), before, rtol=1e-4, atol=1e-5)
-
-
-def test_augmentation_moves_the_ink_and_leaves_the_paper_black(embedded):
-    torch.manual_seed(0)
-    x = data.to_signed(embedded[0].images[:64])
-    moved = metrics._augment(x)
-    assert moved.shape == x.shape and moved.min() >= -1 - 1e-5 and moved.max() <= 1 + 1e-5
-    assert not torch.allclose(moved, x, atol=0.1)
-    torch.testing.assert_close((moved + 1).sum(), (x + 1).sum(), rtol=0.1, atol=0)
-    torch.testing.assert_close(metrics._augment(torch.full((4, 1, 28, 28), -1.0)), torch.full((4, 1, 28, 28), -1.0))
-
-
-def test_main_writes_the_file_and_its_manifest(assets, monkeypatch, capsys):
-    torch.manual_seed(3)
-    made = DigitFeatures()
-    monkeypatch.setattr(metrics, "train_features", lambda: (made, 0.1234))
-    manifest = assets / "manifest.json"
-    manifest.write_text(json.dumps({"another": {"bytes": 1}}), encoding="utf-8")
-    metrics.main()
-    entries = json.loads(manifest.read_text(encoding="utf-8"))
-    assert entries["another"] == {"bytes": 1}
-    assert entries[metrics.FEATURES_FILE]["bytes"] == (assets / metrics.FEATURES_FILE).stat().st_size
-    for name, tensor in load_features().state_dict().items():
-        assert torch.equal(tensor, made.state_dict()[name].half().float()), name
-    assert capsys.readouterr().out.startswith("digit_features.safetensors: 291 KB, MNIST test accuracy 0.1234")
-    manifest.unlink()
-    metrics.main()
-    assert list(json.loads(manifest.read_text(encoding="utf-8"))) == [metrics.FEATURES_FILE]

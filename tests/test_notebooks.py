@@ -7,42 +7,43 @@ import subprocess
 import sys
 
 import pytest
-from test_mutations import run_exercises
 
-from aigc_helpers import notebooks
+import tools
+from tests.marking import run_exercises
 
-PATHS = notebooks.paths()  # raises if there is none, so that no test of this file is empty
+PATHS = tools.paths()  # raises if there is none, so that no test of this file is empty
+OPEN = [path for path in PATHS if tools.code_cells(tools.read(path), "open")]
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
 
 
 def test_the_generated_modules_are_those_of_the_notebooks():
-    assert notebooks.export(check=True) == []
+    assert tools.export(check=True) == []
 
 
 def test_each_generated_module_imports_in_a_fresh_process():
-    names = sorted(path.stem for path in (notebooks.ROOT / "aigc_helpers" / "models").glob("[!_]*.py"))
+    names = sorted(path.stem for path in (tools.ROOT / "aigc_helpers" / "models").glob("[!_]*.py"))
     assert names, "no notebook exports anything"
     code = "; ".join(f"import aigc_helpers.models.{name}" for name in names)
-    done = subprocess.run([sys.executable, "-c", code], cwd=notebooks.ROOT, capture_output=True, encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tools.ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
 
 
 def test_the_notebooks_are_stripped():
-    assert notebooks.strip(check=True) == []
+    assert tools.strip(check=True) == []
 
 
 def test_the_notebooks_obey_the_rules_of_the_house():
-    assert "\n".join(notebooks.lint()) == ""
+    assert "\n".join(tools.lint()) == ""
 
 
 @each_notebook
 def test_there_are_at_least_three_exercises(path):
-    assert len(notebooks.exercises(notebooks.read(path))) >= 3
+    assert len(tools.exercises(tools.read(path))) >= 3
 
 
 @each_notebook
 def test_the_committed_answers_are_blank(path):
-    for _, mark, _ in notebooks.exercises(notebooks.read(path)):
+    for _, mark, _ in tools.exercises(tools.read(path)):
         assert said_by(mark).endswith(": not attempted yet"), mark.source
 
 
@@ -50,6 +51,13 @@ def test_the_committed_answers_are_blank(path):
 @each_notebook
 def test_each_blank_answer_is_not_attempted_yet_and_each_solution_is_correct(path):
     assert run_exercises(path) >= 3
+
+
+@pytest.mark.exhaustive
+@pytest.mark.notebook
+@pytest.mark.parametrize("path", OPEN, ids=[path.stem for path in OPEN])
+def test_the_solution_of_an_open_task_is_correct(path):
+    assert run_exercises(path, only_open=True) >= 1
 
 
 def said_by(mark):

@@ -6,6 +6,7 @@ import html
 import inspect
 import io
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -21,8 +22,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from aigc_helpers import plotting
+from aigc_helpers.glyphs import CachedTextCanvas, CachedTextRenderer, paint
 from aigc_helpers.metrics import Score
-from aigc_helpers.words import WordsOnceCanvas, WordsOnceRenderer, painted
 
 IMAGES = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1).expand(6, 1, 28, 28) * 50
 POINTS = torch.stack([torch.linspace(-1, 1, 9), torch.linspace(1, -1, 9)], dim=1)
@@ -45,16 +46,17 @@ FIGURES = {
     "image_columns": lambda: plotting.image_columns({"a": IMAGES, "b": IMAGES[:3]}, ncols=3),
     "curves": lambda: plotting.curves({"D": [3, 2, 1.0], "G": torch.ones(3)}, "t", smooth_weight=0.5, logy=True),
     "histogram": lambda: plotting.histogram({"a": [1, 2, 3], "b": torch.tensor([3, 2, 1])}, "t", fair=1 / 3),
-    "score_table": lambda: plotting.score_table(TABLE, "t", {"FID": "low", "recall": "high"}),
     "draw_images": lambda: drawn(plotting.draw_images, IMAGES, title="t"),
     "draw_curves": lambda: drawn(plotting.draw_curves, {"a": [1, 2]}, x=[0, 5]),
     "draw_points": lambda: drawn(plotting.draw_points, POINTS, -POINTS),
     "draw_field": lambda: drawn(plotting.draw_field, torch.rand(5, 5)),
     "draw_arrows": lambda: drawn(plotting.draw_arrows, POINTS, POINTS),
     "draw_warp": lambda: drawn(plotting.draw_warp, plotting.plane(4).reshape(4, 4, 2)),
+    "shapes": lambda: plotting.shapes({0.8: [(1.0, 0.1, 0.1, "k", "a"), (8.0, 0.1, 0.2, "k", "b")]}, height=1.2),
     "draw_gauge": lambda: drawn(plotting.draw_gauge, 0.3, 1.0, "KL"),
 }
-NO_FIGURE = {"style", "to_png", "show", "show_text", "tile", "smooth", "square", "plane", "stage", "log_axis", "with_palette"}  # tested one by one below
+NO_FIGURE = {"style", "to_png", "show", "show_text", "tile", "smooth", "square", "plane", "log_axis", "with_palette",
+             "show_table", "table_html", "number_text"}  # tested one by one below
 each_figure = pytest.mark.parametrize("name", FIGURES)
 
 
@@ -211,6 +213,23 @@ def test_tile_clips_what_a_tanh_cannot_reach():
     assert out.tolist() == [[0.0, 1.0]]
 
 
+@pytest.mark.parametrize(
+    ("images", "wanted"),
+    [
+        (torch.zeros(1, 4).bool(), 0.0),
+        (torch.ones(1, 4).bool(), 1.0),
+        (torch.full((1, 4), 20), 20 / 255),
+        (torch.full((1, 4), 20, dtype=torch.int32), 20 / 255),
+        (torch.full((1, 4), -0.5).double(), 0.25),
+        (torch.full((1, 4), -0.5).bfloat16(), 0.25),
+        (torch.full((1, 4), -0.5).half(), 0.25),
+        (np.full((1, 4), 20, dtype=np.uint8), 20 / 255),
+    ],
+)
+def test_tile_reads_every_type_of_pixel_in_its_own_range(images, wanted):
+    assert plotting.tile(images, ncols=1, pad=0)[1, 1] == pytest.approx(wanted)
+
+
 def test_image_grid_grows_with_its_rows():
     one, two = (plotting.image_grid(IMAGES[:n], ncols=3).get_size_inches() for n in (3, 6))
     assert two[1] == pytest.approx(2 * one[1]) and two[0] == one[0]
@@ -250,28 +269,61 @@ def test_histogram_shows_shares():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["equal shares", "a", "b"]
 
 
-def test_score_table_texts():
-    found = texts(plotting.score_table(TABLE, "Scores", {"FID": "low", "recall": "high"}))
-    assert found == [
-        "FID ↓", "recall ↑", "modes", "note", "plain",
-        "a", "12.3", "0.50", "7", "kept", "-0.001",
-        "b", "1,234", "0.00", "0", "100.0",
-        "real data (floor)", "1.00", "0.75", "Scores",
-    ]  # fmt: skip
+def cells_of(page):
+    """[(tag, whether it is measured, text)] of each cell of a table, row by row."""
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)
+    return [
+        [(tag, 'class="measured"' in rest, html.unescape(text)) for tag, rest, text in re.findall(r"<(t[hd])([^>]*)>(.*?)</t[hd]>", row)]
+        for row in rows
+    ]
 
 
-def test_score_table_without_a_floor_and_with_another_name_for_it():
-    assert "real data (floor)" not in texts(plotting.score_table({"a": {"x": 1.0}}))
-    assert "other digits" in texts(plotting.score_table({"a": {"x": Score(1.0, 2.0)}}, floor="other digits"))
+def test_a_table_is_html_with_a_caption_in_which_numbers_are_measured_and_words_are_not():
+    page = plotting.table_html(TABLE, "Scores of 2,000 <images>", {"FID": "low", "recall": "high"}, corner="model")
+    assert "<caption" in page and "Scores of 2,000 &lt;images&gt;</caption>" in page and "<img" not in page
+    found = cells_of(page)
+    assert [text for _, _, text in found[0]] == ["model", "FID ↓", "recall ↑", "modes", "note", "plain"]
+    assert [text for _, _, text in found[1]] == ["a", "12.3", "0.500", "7", "kept", "-0.001"]
+    assert [text for _, _, text in found[2]] == ["b", "1,234", "0.00", "0", "", "100.0"]
+    assert [text for _, _, text in found[3]] == ["real data (floor)", "1.00", "0.750", "", "", ""]
+    assert [measured for _, measured, _ in found[1]] == [False, True, True, True, False, True]
+    assert all(tag == "th" for tag, _, _ in found[0]) and found[1][0][0] == "th" and found[1][1][0] == "td"
+
+
+def test_a_table_without_a_floor_with_another_name_for_it_and_with_holes():
+    assert len(cells_of(plotting.table_html({"a": {"x": 1.0}}, "c"))) == 2
+    page = plotting.table_html({"a": {"x": Score(1.0, 2.0)}}, "c", floor="other digits")
+    assert cells_of(page)[-1][0] == ("th", False, "other digits")
+    page = plotting.table_html({"a": {"x": 1.0}, "b": {"y": "<b>"}}, "c")
+    assert [[text for _, _, text in row] for row in cells_of(page)] == [["", "x", "y"], ["a", "1.00", ""], ["b", "", "<b>"]]
+
+
+@pytest.mark.parametrize(("rows", "caption"), [({}, "c"), ({"a": {"x": 1}}, " "), ({"a": {"x": 1}}, None)])
+def test_a_table_of_nothing_or_without_a_caption_is_refused(rows, caption):
+    with pytest.raises(ValueError, match="^show_table: "):
+        plotting.table_html(rows, caption)
+
+
+def test_show_table_emits_html_and_the_caption(monkeypatch):
+    shown = {}
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.update(data))
+    plotting.show_table({"a": {"x": 1.25}}, "What is measured.")
+    page = plotting.table_html({"a": {"x": 1.25}}, "What is measured.")
+    assert shown == {"text/html": page, "text/plain": "What is measured."}
+    plotting.show_table({"a": {"x": 1.25}}, "What is measured.", fold="Numbers & more")
+    head, tail = shown["text/html"].split(page)
+    assert head.split() == ["<details>", "<summary>Numbers", "&amp;", "more</summary>"] and tail.strip() == "</details>"
+    assert shown["text/plain"] == "What is measured."
 
 
 @pytest.mark.parametrize(
     ("value", "wanted"),
-    [(0.004, "0.004"), (-0.0004, "0.000"), (-0.0, "0.00"), (0.0996, "0.100"), (-0.3, "-0.30"), (9.99, "9.99"), (-12.34, "-12.3"),
-     (1e4, "10,000"), (3, "3"), ("12", "12"), (Score(0.125, 9.0), "0.12"), (Score(4, 8), "4"), (float("nan"), "nan")],
+    [(0.004, "0.004"), (-0.0004, "-4.0e-04"), (-0.0, "0.00"), (0.0996, "0.100"), (-0.3, "-0.300"), (9.99, "9.99"), (-12.34, "-12.3"),
+     (1e4, "10,000"), (3, "3"), ("12", "12"), (0.125, "0.125"), (np.int64(4), "4"), (809856, "809,856"), (float("nan"), "nan"),
+     (-float("inf"), "-inf"), (2e-5, "2.0e-05"), (torch.tensor(0.5), "0.500")],
 )  # fmt: skip
 def test_numbers_in_a_table(value, wanted):
-    assert plotting._number(value) == wanted
+    assert plotting.number_text(value) == wanted
 
 
 # ---------------------------------------------------------------- the plane
@@ -384,7 +436,7 @@ before, began = set(sys.modules), time.perf_counter()
 import aigc_helpers
 folder = pathlib.Path(aigc_helpers.__file__).parent
 for path in sorted([*folder.glob("*.py"), *folder.glob("models/*.py")]):
-    if path.stem not in ("__init__", "words"):
+    if path.stem not in ("__init__", "glyphs"):
         __import__(".".join(("aigc_helpers", *path.relative_to(folder).with_suffix("").parts)))
 seconds = time.perf_counter() - began
 assert "aigc_helpers.models.gan" in sys.modules
@@ -414,11 +466,10 @@ def test_pictures_need_no_pyplot_and_are_the_same_under_a_backend_that_needs_a_s
     assert in_a_process(DRAW_ALL, os.path.dirname(__file__), MPLBACKEND="TkAgg", DISPLAY="") == [digest()]
 
 
-def test_what_a_lesson_imports_is_cheap():
+def test_what_a_page_imports_is_cheap():
     """At most 0.3 s beyond torch on a quiet machine; twice that is allowed here, in the best of three processes.
 
-    Not counted are `aigc_helpers.notebooks`, the authoring tool, which no lesson imports, and `words`, which is
-    imported when the first panel is drawn.
+    Not counted are the panels, which need ipywidgets, and `glyphs`, which is imported when the first one is drawn.
     """
     for _ in range(3):
         seconds, *new = in_a_process(IMPORTS)
@@ -430,10 +481,10 @@ def test_what_a_lesson_imports_is_cheap():
     pytest.fail(f"{seconds} s")
 
 
-# ---------------------------------------------------------------- the stage of a live panel
+# ---------------------------------------------------------------- the figure of a live panel
 
 
-def test_a_stage_is_handed_out_again_and_looks_like_new():
+def test_a_reusable_figure_is_like_new_when_it_is_wiped():
     margins = {"left": 0.1, "wspace": 0.4}
 
     def draw(fig, axes):
@@ -442,10 +493,10 @@ def test_a_stage_is_handed_out_again_and_looks_like_new():
         plotting.draw_points(axes[1], POINTS, -POINTS)
         return np.asarray(Image.open(io.BytesIO(plotting.to_png(fig))))
 
-    first = plotting.stage("test", 4, 2, margins, ncols=2)
-    draw(*first)
-    fig, (left, right) = plotting.stage("test", 4, 2, margins, ncols=2)
-    assert fig is first[0]
+    page = plotting.ReusableFigure(4, 2, margins, ncols=2)
+    draw(*page.wipe())
+    fig, (left, right) = page.wipe()
+    assert fig is page.fig
     plotting.draw_curves(left, {"other": [3.0, 0.1, 5.0, 7.0]}, "other", "other", "other", logy=True)
     left.bar([1, 2], [1e3, 1e5])
     plotting.draw_field(right, torch.rand(5, 5), limit=7.0)
@@ -457,12 +508,12 @@ def test_a_stage_is_handed_out_again_and_looks_like_new():
     messy = np.asarray(Image.open(io.BytesIO(plotting.to_png(fig))))
 
     fresh = plotting.figure(4, 2, ncols=2, tight=False)
-    WordsOnceCanvas(fresh[0])
+    CachedTextCanvas(fresh[0])
     fresh[0].subplots_adjust(**margins)
     wanted = draw(*fresh)
     assert not np.array_equal(messy, wanted)
-    np.testing.assert_array_equal(draw(*plotting.stage("test", 4, 2, margins, ncols=2)), wanted)
-    assert plotting.stage("another", 4, 2, margins, ncols=2)[0] is not first[0]
+    np.testing.assert_array_equal(draw(*page.wipe()), wanted)
+    assert plotting.ReusableFigure(4, 2, margins, ncols=2).fig is not page.fig, "no two panels share one"
 
 
 @pytest.mark.parametrize("times", [1, 2], ids=["painted", "copied"])
@@ -480,23 +531,23 @@ def test_words_that_are_copied_look_as_matplotlib_writes_them(words, angle, colo
         page.draw_text(gc, 100, 120, words, FontProperties(size=12), angle, "$" in words)
         return np.asarray(page.buffer_rgba()).astype(int)
 
-    written, copied = pixels(RendererAgg), [pixels(WordsOnceRenderer) for _ in range(times)][-1]
+    written, copied = pixels(RendererAgg), [pixels(CachedTextRenderer) for _ in range(times)][-1]
     assert np.abs(written - copied).max() <= 2, "more than the rounding of blending twice"
     assert (written.min() < 220) == bool(words.strip()), "nothing was written"
 
 
 def test_words_seen_before_are_not_painted_anew():
-    fig, _ = plotting.stage("words", 3, 2)
+    fig, _ = plotting.ReusableFigure(3, 2).wipe()
     for _ in range(3):
         fig.text(0.1, 0.1, "the same")
         plotting.to_png(fig)
-    before = painted.cache_info()
+    before = paint.cache_info()
     plotting.to_png(fig)
-    after = painted.cache_info()
+    after = paint.cache_info()
     assert after.hits > before.hits and after.misses == before.misses
     fig.text(0.1, 0.4, "another word")
     plotting.to_png(fig)
-    assert painted.cache_info().misses == after.misses + 1
+    assert paint.cache_info().misses == after.misses + 1
 
 
 @pytest.mark.parametrize(("values", "marks"), [([0.001, 0.5, 2.0], ["0.001", "0.01", "0.1", "1"]), ([1.0, 6.0], ["1", "2", "5"])])
@@ -506,3 +557,13 @@ def test_a_log_axis_is_labelled_in_plain_numbers(values, marks):
     low, high = fig.axes[0].get_ylim()
     ticks = zip(fig.axes[0].get_yticks(), fig.axes[0].get_yticklabels(), strict=True)
     assert [label.get_text() for y, label in ticks if low <= y <= high] == marks
+
+
+@pytest.mark.parametrize("values", [[0.13, 7.0], [1.5, 4.0], [0.9, 12.0], [0.002, 300.0], [2.0, 2.1]])
+def test_a_log_axis_names_at_least_two_values(values):
+    fig = plotting.curves({"a": values}, logy=True)
+    plotting.to_png(fig)
+    ax = fig.axes[0]
+    low, high = ax.get_ylim()
+    shown = [t.get_text() for t in ax.get_yticklabels() if t.get_text() and low <= t.get_position()[1] <= high]
+    assert len(shown) >= (1 if values == [2.0, 2.1] else 2), shown

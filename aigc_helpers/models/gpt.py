@@ -1,7 +1,8 @@
-"""Generated from notebooks/03_gpt.ipynb: edit it there, then run `python -m aigc_helpers.notebooks export`."""
+"""Generated from notebooks/03_gpt.ipynb: edit it there, then run `python -m tools export`."""
 
 import collections
 import math
+import re
 
 import torch
 import torch.nn as nn
@@ -19,10 +20,11 @@ class Characters:
         return len(self.alphabet)
 
     def encode(self, text):
-        """Token numbers (T,) int64. Raises ValueError, naming them, for characters that are not in the alphabet."""
+        """Token numbers (T,) int64. Raises ValueError, naming them, for unknown characters."""
         unknown = "".join(sorted(set(text) - set(self.number)))
         if unknown:
-            raise ValueError(f"these characters are not in the alphabet: {unknown[:20]!r}; leave them out, or use read")
+            message = f"these characters are not in the alphabet: {unknown[:20]!r}"
+            raise ValueError(f"{message}; leave them out, or use read")
         return torch.tensor([self.number[c] for c in text], dtype=torch.long)
 
     def decode(self, tokens):
@@ -30,27 +32,40 @@ class Characters:
         return "".join(self.alphabet[int(token)] for token in tokens)
 
     def read(self, prompt):
-        """A reader's own words, whatever they are: tokens (T,), at least one, and a remark on what was left out."""
+        """A reader's own words, whatever they are: tokens (T,), T at least 1, and a remark.
+
+        What the alphabet lacks is left out; the remark says how much. An empty prompt becomes a
+        new line or, where the alphabet has none, its first character.
+        """
         kept = "".join(c for c in prompt if c in self.number)
         left_out = len(prompt) - len(kept)
-        remark = f"Left out {left_out} characters that the training text never uses. " if left_out else ""
+        remark = ""
+        if left_out:
+            remark = f"Left out {left_out} characters that the training text never uses. "
         if not kept:
-            kept, remark = "\n", remark + "Nothing to go on: starting from a new line. "
+            kept = "\n" if "\n" in self.number else self.alphabet[0]
+            remark += "Nothing to go on: starting from a new line. "
         return self.encode(kept), remark
 
 
-class CountedModel:
-    """What followed the last 0, 1, ..., `order` tokens, and how often, in tokens (T,); section 1 explains it."""
+class NGramModel:
+    """What followed the last 0, 1, ..., `order` tokens, and how often, in tokens (T,).
+
+    With a context of `order` tokens it is called an (order + 1)-gram model.
+    """
 
     def __init__(self, tokens, vocab, order):
-        self.vocab, self.order, sequence = vocab, order, tokens.tolist()
-        self.followers = collections.defaultdict(collections.Counter)    # context -> next token -> how often
+        self.vocab = vocab
+        self.order = order
+        # context -> next token -> how often
+        self.followers = collections.defaultdict(collections.Counter)
+        sequence = tokens.tolist()
         for n in range(order + 1):
             for k in range(n, len(sequence)):
                 self.followers[tuple(sequence[k - n : k])][sequence[k]] += 1
 
     def probability(self, context, token):
-        """p(token | context) for a list of tokens and a token: eq. (4); Witten & Bell 1991, method C."""
+        """p(token | context) for a list of tokens and a token: eq. (4); Witten & Bell 1991, C."""
         p = 1 / self.vocab
         for n in range(min(self.order, len(context)) + 1):
             counts = self.followers.get(tuple(context[len(context) - n :]))
@@ -66,139 +81,142 @@ class CountedModel:
 
     def losses(self, tokens):
         """-log p, nats, of each of tokens (T,) after those before it."""
-        text, n = tokens.tolist(), self.order
-        return -torch.tensor([self.probability(text[max(0, k - n) : k], text[k]) for k in range(len(text))]).log()
-
-
-def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
-    """Probabilities (..., V) of the next token, from logits (..., V).
-
-    Softmax at a temperature (0: all on the largest), cut to the top_k likeliest, then to the smallest set of them
-    whose share reaches top_p (Holtzman 2019, arXiv 1904.09751, eq. 2), and brought back to a sum of 1.
-    """
-    if temperature == 0:
-        return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
-    p, order = (logits / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
-    if top_k is not None:
-        p[..., top_k:] = 0
-        p = p / p.sum(dim=-1, keepdim=True)
-    if top_p is not None:
-        p = p * (p.cumsum(dim=-1) - p < top_p)       # kept as long as those before it fall short of top_p
-    p = torch.zeros_like(p).scatter(-1, order, p)
-    return p / p.sum(dim=-1, keepdim=True)
+        text = tokens.tolist()
+        p = []
+        for k, token in enumerate(text):
+            context = text[max(0, k - self.order) : k]
+            p.append(self.probability(context, token))
+        return -torch.tensor(p).log()
 
 
 def causal_mask(T, S=None):
-    """(T, S) bool: True where the last T of S places may look, at themselves and at what came before."""
+    """(T, S) bool: what the last T of S positions may attend to: themselves, the past."""
     S = T if S is None else S
     return torch.ones(T, S, dtype=torch.bool).tril(S - T)
 
 
 def attention(q, k, v, mask=None):
-    """Eq. (6) for q (..., T, d), k and v (..., S, d), mask (T, S) bool: values (..., T, d) and weights (..., T, S)."""
+    """Eq. (6): values (..., T, d) and weights (..., T, S).
+
+    q (..., T, d), k and v (..., S, d), mask (T, S) bool
+    """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    weights = scores.softmax(dim=-1)                               # over the places that are looked at
+    weights = scores.softmax(dim=-1)                   # over the keys
     return weights @ v, weights
 
 
 def influence(function, h):
     """(T, T): how much function(h)[0, t] feels h[0, s], for h (1, T, D); row t, column s.
 
-    The outputs of a place are many; each is weighted by a fixed random number, so that no leak cancels by accident.
+    The outputs of a position are many; each is weighted by a fixed random number, so that no leak
+    cancels by accident.
     """
     h = h.detach().requires_grad_()
-    out = function(h)[0]                                           # (T, outputs)
+    out = function(h)[0]                                       # (T, outputs)
     direction = torch.randn(out.shape[-1], generator=torch.Generator().manual_seed(0))
-    rows = [torch.autograd.grad(place @ direction, h, retain_graph=True)[0][0] for place in out]     # each (T, D)
-    return torch.stack([row.norm(dim=-1) for row in rows])
-
-
-class Cache:
-    """The keys and values of all places read so far, for each attention layer."""
-
-    def __init__(self):
-        self.kept = {}
-
-    def extend(self, layer, k, v):
-        """Append k and v (N, heads, T, d) to what the layer has kept; returns all of them."""
-        if layer in self.kept:
-            k, v = (torch.cat([old, new], dim=2) for old, new in zip(self.kept[layer], (k, v)))
-        self.kept[layer] = k, v
-        return k, v
-
-    def __len__(self):
-        return next(iter(self.kept.values()))[0].shape[2] if self.kept else 0
+    rows = []
+    for output in out:
+        felt = torch.autograd.grad(output @ direction, h, retain_graph=True)[0][0]     # (T, D)
+        rows.append(felt.norm(dim=-1))
+    return torch.stack(rows)
 
 
 class SelfAttention(nn.Module):
-    """h (N, T, D) -> (N, T, D), with num_heads heads of width D / num_heads; Vaswani 2017, section 3.2."""
+    """h (N, T, D) -> (N, T, D), with num_heads heads of width D / num_heads; Vaswani 2017, 3.2."""
 
     def __init__(self, width, num_heads, causal=True):
         super().__init__()
-        self.num_heads, self.causal = num_heads, causal
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        if num_heads < 1 or width % num_heads:
+            raise ValueError(f"width {width} cannot be cut into {num_heads} equal heads")
+        self.num_heads = num_heads
+        self.causal = causal
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
 
     def split(self, h):
         """Queries, keys and values (N, heads, T, d) of h (N, T, D)."""
         N, T, D = h.shape
-        return self.qkv(h).view(N, T, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(h).view(N, T, 3, self.num_heads, D // self.num_heads)
+        return qkv.permute(2, 0, 3, 1, 4)                      # (3, N, heads, T, d)
 
     def forward(self, h, cache=None):
-        q, k, v = self.split(h)
+        q, k, v = self.split(h)                                # each (N, heads, T, d)
         if cache is not None:
-            k, v = cache.extend(self, k, v)
-        T, S = q.shape[2], k.shape[2]
+            k, v = cache.extend(self, k, v)                    # (N, heads, S, d), S >= T
+        T = q.shape[2]
+        S = k.shape[2]
         if T == S:
-            h = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        else:                                                     # T new places after S - T old ones
-            h = F.scaled_dot_product_attention(q, k, v, attn_mask=causal_mask(T, S).to(q.device))
-        return self.out(h.transpose(1, 2).flatten(2))
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        else:                                                  # T new positions after S - T old
+            mask = causal_mask(T, S).to(q.device)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(mixed.transpose(1, 2).flatten(2))      # (N, T, heads, d) -> (N, T, D)
+
+
+class MLP(nn.Module):
+    """h (N, T, D) -> (N, T, D), at each position by itself: D -> 4 D, GELU, 4 D -> D."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, h):
+        return self.down(F.gelu(self.up(h), approximate="tanh"))       # (N, T, 4 D) in between
 
 
 class Block(nn.Module):
-    """h (N, T, D) -> (N, T, D): attention, then a perceptron of width 4 D, each added to the residual stream; eq. (8)."""
+    """h (N, T, D) -> (N, T, D): attention, then an MLP, each added to the residual stream: (8)."""
 
     def __init__(self, width, num_heads, causal=True):
         super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(width), SelfAttention(width, num_heads, causal)
-        self.norm2, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = SelfAttention(width, num_heads, causal)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = MLP(width)
 
     def forward(self, h, cache=None):
         h = h + self.attention(self.norm1(h), cache)
-        return h + self.down(F.gelu(self.up(self.norm2(h)), approximate="tanh"))
+        return h + self.mlp(self.norm2(h))
 
 
 class GPT(nn.Module):
     """Tokens (N, T) -> logits (N, T, V): the architecture of GPT-2 (Radford 2019), eq. (9).
 
-    With a Cache, the tokens are those that follow what the cache has read. Raises ValueError beyond the context.
+    With a Cache, the tokens are those that follow what the cache has read. Raises ValueError
+    beyond the context, and for no tokens at all.
     """
 
-    def __init__(self, vocab, context=64, width=128, num_heads=4, num_blocks=4, causal=True):
+    def __init__(self, vocab, context=128, width=128, num_heads=4, num_blocks=4, causal=True):
         super().__init__()
         self.context = context
-        self.token, self.position = nn.Embedding(vocab, width), nn.Embedding(context, width)
+        self.token = nn.Embedding(vocab, width)                # W_E, also the head's weights
+        self.position = nn.Embedding(context, width)
         self.blocks = nn.ModuleList(Block(width, num_heads, causal) for _ in range(num_blocks))
         self.norm = nn.LayerNorm(width)
-        for name, weight in self.named_parameters():              # small, and smaller where the stream is added to
-            if weight.ndim == 2:
+        for name, weight in self.named_parameters():
+            if weight.ndim == 2:                               # smaller where h is added to
                 adds = name.endswith(("out.weight", "down.weight"))
                 nn.init.normal_(weight, std=0.02 / math.sqrt(2 * num_blocks) if adds else 0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(weight)
 
     def embed(self, tokens, start=0):
-        """The residual stream (N, T, D) at the entrance, for tokens (N, T) at places start, start + 1, ..."""
-        if start + tokens.shape[1] > self.context:
-            got = start + tokens.shape[1]
-            raise ValueError(f"{got} tokens are more than the context of {self.context} holds: give the last ones only")
-        return self.token(tokens) + self.position.weight[start : start + tokens.shape[1]]
+        """h (N, T, D) at the entrance, for tokens (N, T) at positions start, start + 1, ..."""
+        end = start + tokens.shape[1]
+        if tokens.shape[1] == 0:
+            raise ValueError("there are no tokens: give at least one, say that of a new line")
+        if end > self.context:
+            message = f"{end} tokens are more than the context of {self.context} holds"
+            raise ValueError(f"{message}: give the last ones only")
+        return self.token(tokens) + self.position.weight[start:end]
 
     def read_out(self, h):
-        """Logits (N, T, V) from the residual stream h (N, T, D)."""
-        return F.linear(self.norm(h), self.token.weight).float()
+        """Logits (N, T, V) from h (N, T, D); the head is tied: its weights are `token.weight`."""
+        logits = self.norm(h) @ self.token.weight.T            # (N, T, D) @ (D, V)
+        return logits.float()
 
     def forward(self, tokens, cache=None):
         h = self.embed(tokens, len(cache) if cache is not None else 0)
@@ -208,74 +226,166 @@ class GPT(nn.Module):
 
 
 def future_share(model, tokens):
-    """Of all that the logits feel from the embeddings of tokens (T,), the share from later places: 0 if causal."""
+    """Of all that the logits feel from the embeddings of tokens (T,), the share from later ones.
+
+    It is 0 for a causal model.
+    """
 
     def above(h):
         for block in model.blocks:
             h = block(h)
-        return model.read_out(h)
+        return model.read_out(h).log_softmax(dim=-1)
 
-    felt = influence(lambda h: above(h).log_softmax(dim=-1), model.embed(tokens[None]))
+    felt = influence(above, model.embed(tokens[None]))
     return (felt.triu(1).sum() / felt.sum()).item()
 
 
-def from_gpt2(state):
-    """Weights of `transformers`' GPT-2 language model (a state dict) under the names and shapes of GPT above."""
-    whole = {"wte.weight": "token.weight", "wpe.weight": "position.weight",
-             "ln_f.weight": "norm.weight", "ln_f.bias": "norm.bias"}  # fmt: skip
-    parts = {"ln_1": "norm1", "attn.c_attn": "attention.qkv", "attn.c_proj": "attention.out",
-             "ln_2": "norm2", "mlp.c_fc": "up", "mlp.c_proj": "down"}  # fmt: skip
-    ours = {}
-    for name, weight in state.items():
-        name = name.removeprefix("transformer.")
-        if name in whole:
-            ours[whole[name]] = weight
-        elif name.startswith("h."):
-            _, number, rest = name.split(".", 2)
-            part, kind = rest.rsplit(".", 1)
-            if part in parts:                                     # theirs are stored (inputs, outputs), ours turned
-                ours[f"blocks.{number}.{parts[part]}.{kind}"] = weight.T if weight.ndim == 2 else weight
-    return ours
-
-
 def next_token_loss(model, tokens):
-    """Eq. (10), nats, for tokens (N, T + 1): inputs are the first T of each row, targets the last T."""
+    """Eq. (10) in nats for tokens (N, T + 1): a row's first T are inputs, its last T targets."""
     logits = model(tokens[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
 
 @torch.no_grad()
-def losses_by_place(model, tokens, rows=64):
-    """-log p, nats, of every token: tokens (T,) are cut into n windows; returns (n, context), place by place."""
+def losses_by_position(model, tokens, rows=64):
+    """-log p, nats, of every token: tokens (T,) are cut into n windows; returns (n, context)."""
+    if len(tokens) <= model.context:
+        least = model.context + 1
+        raise ValueError(f"{len(tokens)} tokens make no window: give {least} or more")
     windows = tokens.unfold(0, model.context + 1, model.context)
     parts = []
     for batch in windows.split(rows):
         logits = model(batch[:, :-1])
-        parts.append(F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none").view(len(batch), -1))
+        targets = batch[:, 1:].flatten()
+        losses = F.cross_entropy(logits.flatten(0, 1), targets, reduction="none")
+        parts.append(losses.view(len(batch), -1))
     return torch.cat(parts)
 
 
+def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
+    """Probabilities (..., V) of the next token, from logits (..., V).
+
+    Softmax at a temperature (0: all on the largest), cut to the top_k likeliest, then to the
+    smallest set of them whose share reaches top_p (Holtzman 2019, arXiv 1904.09751, eq. 2), and
+    brought back to a sum of 1. Raises ValueError for settings or logits that make no distribution.
+    """
+    logits = require_logits(logits)
+    require_settings(temperature, top_k, top_p)
+    if temperature < torch.finfo(torch.float32).tiny:          # 0, or as good as 0
+        return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
+    logits = logits - logits.amax(dim=-1, keepdim=True)        # so that no quotient overflows
+    p, order = (logits / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+    if top_k is not None:
+        p[..., top_k:] = 0
+        p = p / p.sum(dim=-1, keepdim=True)
+    if top_p is not None and top_p < 1:
+        p = p * (p.cumsum(dim=-1) - p < top_p)     # kept while those before it fall short of top_p
+    p = torch.zeros_like(p).scatter(-1, order, p)
+    return p / p.sum(dim=-1, keepdim=True)
+
+
+def require_settings(temperature, top_k, top_p):
+    """Raise ValueError, naming the argument, for settings of a sampler that mean nothing."""
+    if not isinstance(temperature, int | float) or not 0 <= temperature < math.inf:   # NaN fails
+        raise ValueError(f"temperature must be a finite number, 0 or above, got {temperature!r}")
+    whole = isinstance(top_k, int) and not isinstance(top_k, bool)
+    if top_k is not None and not (whole and top_k >= 1):
+        message = f"top_k must be a whole number, 1 or above, got {top_k!r}"
+        raise ValueError(f"{message}; None keeps all tokens")
+    if top_p is not None and not (isinstance(top_p, int | float) and 0 < top_p <= 1):
+        message = f"top_p must be a number above 0 and at most 1, got {top_p!r}"
+        raise ValueError(f"{message}; None keeps all tokens")
+
+
+def require_logits(logits):
+    """The logits (..., V) in float32. Raises ValueError where they give no probabilities."""
+    if not torch.is_tensor(logits) or logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"logits must be a tensor (..., V) with V at least 1, got {logits!r}")
+    logits = logits.float()
+    largest = logits.amax(dim=-1)                              # NaN if one of them is
+    if not largest.isfinite().all():
+        raise ValueError(
+            "logits must be numbers below infinity, and in each row at least one of them finite; "
+            "a NaN often means that the training has diverged"
+        )
+    return logits
+
+
+def require_prompt(tokens, num_new):
+    """Raise ValueError unless tokens are (N, T), T at least 1, and num_new a whole number."""
+    if not torch.is_tensor(tokens) or tokens.ndim != 2 or tokens.shape[1] == 0:
+        got = tuple(tokens.shape) if torch.is_tensor(tokens) else tokens
+        raise ValueError(f"tokens must be (N, T) with T at least 1 (say, a new line), got {got!r}")
+    if not isinstance(num_new, int) or num_new < 0:
+        raise ValueError(f"num_new must be a whole number, 0 or above, got {num_new!r}")
+
+
+class Cache:
+    """The keys and values of all positions read so far, for each attention layer."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def extend(self, layer, k, v):
+        """Append k and v (N, heads, T, d) to what the layer has kept; returns all of them."""
+        if layer in self.kept:
+            old_k, old_v = self.kept[layer]
+            k = torch.cat([old_k, k], dim=2)
+            v = torch.cat([old_v, v], dim=2)
+        self.kept[layer] = k, v
+        return k, v
+
+    def __len__(self):
+        """How many positions have been read."""
+        if not self.kept:
+            return 0
+        k, _ = next(iter(self.kept.values()))                  # any layer's: (N, heads, S, d)
+        return k.shape[2]
+
+
+def next_logits(model, tokens, cache=None):
+    """Logits (N, V) of what follows tokens (N, T); a cache has read all but the last, or nothing.
+
+    Beyond the context the model reads the last `context` tokens or, with a cache, half as many.
+    """
+    if cache is None:
+        return model(tokens[:, -model.context :])[:, -1]
+    if 0 < len(cache) < model.context:
+        return model(tokens[:, -1:], cache)[:, -1]             # one new position: eq. (13)
+    cache.kept.clear()
+    is_full = tokens.shape[1] > model.context
+    most = max(1, model.context // 2) if is_full else model.context
+    return model(tokens[:, -most:], cache)[:, -1]
+
+
 @torch.no_grad()
-def generate(model, tokens, num_new, generator=None, use_cache=True, **settings):
+def generate(model, tokens, num_new, generator=None, use_cache=True, end=None, **settings):
     """tokens (N, T) with num_new sampled ones after them; settings: those of `next_probabilities`.
 
-    Beyond the context the model reads on with the last half of it (with a cache) or all of it (without).
+    A row that has written the tokens `end` (k,) is finished: the last of them fills the rest of it.
+    When all rows are finished the writing stops, so that there may be fewer than num_new.
+    The random numbers are drawn on the CPU. Raises ValueError for a prompt or num_new that is none.
     """
-    cache = None
-    for _ in range(num_new):
-        if cache is not None and len(cache) < model.context:
-            logits = model(tokens[:, -1:], cache)                  # one new place: eq. (13)
-        else:
-            cache = Cache() if use_cache else None
-            full = tokens.shape[1] > model.context and use_cache
-            logits = model(tokens[:, -(model.context // 2 if full else model.context) :], cache)
-        p = next_probabilities(logits[:, -1], **settings)
-        tokens = torch.cat([tokens, torch.multinomial(p, 1, generator=generator)], dim=1)
+    require_prompt(tokens, num_new)
+    cache = Cache() if use_cache else None
+    finished = torch.zeros(len(tokens), dtype=torch.bool)
+    for count in range(1, num_new + 1):
+        logits = next_logits(model, tokens, cache)                          # ask
+        p = next_probabilities(logits, **settings)
+        token = torch.multinomial(p.cpu(), 1, generator=generator)          # sample
+        if end is not None:
+            token[finished] = end[-1].item()
+        tokens = torch.cat([tokens, token.to(tokens.device)], dim=1)        # append
+        if end is not None and count >= len(end):
+            last = tokens[:, -len(end) :].cpu()
+            finished |= (last == end.cpu()).all(dim=1)
+            if finished.all():
+                break
     return tokens
 
 
-def look_inside(model, tokens, layer, head):
-    """The stages of one head of attention, for tokens (T,): four times (T, T), then the mixed values (T, d)."""
+def attention_stages(model, tokens, layer, head):
+    """The stages of a head of attention, for tokens (T,): four times (T, T), then values (T, d)."""
     h = model.embed(tokens[None])
     for block in model.blocks[:layer]:
         h = block(h)
@@ -285,4 +395,122 @@ def look_inside(model, tokens, layer, head):
     scale = score / math.sqrt(q.shape[-1])
     mask = scale.masked_fill(~causal_mask(len(tokens)), float("-inf"))
     weights = mask.softmax(dim=-1)
-    return {"score": score, "scale": scale, "mask": mask, "softmax": weights, "× V": weights @ v}
+    stages = {"score": score, "scale": scale, "mask": mask, "softmax": weights}
+    return stages | {"× values": weights @ v}
+
+
+@torch.no_grad()
+def attention_weights(model, tokens):
+    """The weights A (blocks, heads, T, T) of all heads, for tokens (T,)."""
+    mask = causal_mask(len(tokens)).to(tokens.device)
+    h = model.embed(tokens[None])
+    found = []
+    for block in model.blocks:
+        q, k, v = block.attention.split(block.norm1(h))
+        found.append(attention(q, k, v, mask)[1][0])
+        h = block(h)
+    return torch.stack(found)
+
+
+def train_on_windows(model, opt, tokens, num_steps, generator, batch_size=16):
+    """Train on random windows of tokens (T,) for num_steps; returns the loss of each step, nats."""
+    inside = torch.arange(model.context + 1)
+    losses = []
+    for _ in range(num_steps):
+        starts = torch.randint(len(tokens) - model.context, (batch_size,), generator=generator)
+        loss = next_token_loss(model, tokens[starts[:, None] + inside])
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
+    return losses
+
+
+@torch.no_grad()
+def truncated_loss(model, windows, given=16):
+    """Nats of the token after the first `given` of windows (N, T), when only those are given."""
+    logits = model(windows[:, :given])[:, -1]
+    return F.cross_entropy(logits, windows[:, given]).item()
+
+
+@torch.no_grad()
+def sliding_window_loss(model, tokens, stride, rows=64):
+    """-log p, nats, of tokens (T,) from number 1 on; returns (n,), for as many as windows hold.
+
+    A window of `context` tokens moves on by `stride`, and its last `stride` predictions are scored:
+    each has more than context - stride tokens to go by. Of the first window all are scored.
+    """
+    if not 1 <= stride <= model.context:
+        most = f"{model.context}, the model's context"
+        raise ValueError(f"stride must be 1 to {most}, got {stride!r}")
+    if len(tokens) <= model.context:
+        least = model.context + 1
+        raise ValueError(f"{len(tokens)} tokens make no window: give {least} or more")
+    parts = []
+    for batch in tokens.unfold(0, model.context + 1, stride).split(rows):
+        logits = model(batch[:, :-1])                          # (windows, context, V)
+        losses = F.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none")
+        if not parts:
+            parts.append(losses[0, :-stride])                  # the beginning of the first window
+        parts.append(losses[:, -stride:].flatten())
+    return torch.cat(parts)
+
+
+# GPT-2's names -> ours: of what stands outside of the blocks, and of the parts of a block.
+GPT2_OUTSIDE = {
+    "wte.weight": "token.weight",
+    "wpe.weight": "position.weight",
+    "ln_f.weight": "norm.weight",
+    "ln_f.bias": "norm.bias",
+}
+GPT2_PARTS = {
+    "ln_1": "norm1",
+    "attn.c_attn": "attention.qkv",
+    "attn.c_proj": "attention.out",
+    "ln_2": "norm2",
+    "mlp.c_fc": "mlp.up",
+    "mlp.c_proj": "mlp.down",
+}
+
+
+def rename_gpt2(name):
+    """Our name of one of GPT-2's weights. Raises ValueError for one that GPT has not."""
+    if name in GPT2_OUTSIDE:
+        return GPT2_OUTSIDE[name]
+    found = re.fullmatch(r"h\.(\d+)\.(.+)\.(weight|bias)", name)
+    if found is None or found[2] not in GPT2_PARTS:
+        raise ValueError(f"from_gpt2: GPT has no place for the weights {name!r}")
+    return f"blocks.{found[1]}.{GPT2_PARTS[found[2]]}.{found[3]}"
+
+
+def from_gpt2(state, config=None, num_heads=None):
+    """Weights of `transformers`' GPT-2 language model (a state dict) under the names of GPT above.
+
+    The weights do not say for how many heads they were trained, and those of 8 heads fit into 4
+    without a word: hand over the library's `config` and our `num_heads`, and they are compared.
+    Raises ValueError for a model whose logits GPT would not compute.
+    """
+    if config is not None:
+        require_like_gpt(config, num_heads)
+    state = {name.removeprefix("transformer."): weight for name, weight in state.items()}
+    head = state.pop("lm_head.weight", None)
+    if head is not None and not torch.equal(head, state.get("wte.weight", head[:0])):
+        raise ValueError("from_gpt2: lm_head.weight is not wte.weight, but the head of GPT is tied")
+    ours = {}
+    for name, weight in state.items():
+        if name.endswith((".attn.bias", ".attn.masked_bias")):  # the mask, in old files
+            continue
+        # Theirs are stored (inputs, outputs), ours the other way; embeddings are (rows, D) in both.
+        turned = name.startswith("h.") and weight.ndim == 2
+        ours[rename_gpt2(name)] = weight.T if turned else weight
+    return ours
+
+
+def require_like_gpt(config, num_heads):
+    """Raise ValueError for a configuration of GPT-2 that a GPT with num_heads does not compute."""
+    wanted = {"n_head": num_heads, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
+    wanted |= {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+    for name, value in wanted.items():
+        found = getattr(config, name)
+        if found != value:
+            raise ValueError(f"from_gpt2: {name} is {found!r} there and {value!r} in our GPT")

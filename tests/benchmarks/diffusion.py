@@ -1,17 +1,18 @@
-"""Figures of 04_diffusion that depend on the machine; by hand: `python tests/benchmarks/diffusion.py [part ...]`.
+"""Figures of 04_diffusion that depend on the machine; by hand:
 
-Parts: speed, quality, sampling, panels (all by default; about 9 minutes). Nothing else should run on the machine meanwhile.
-speed and quality compare with `diffusers`, which is not among the requirements: `pip install diffusers`. Needs MNIST.
+    python tests/benchmarks/diffusion.py [speed] [quality] [sampling] [--seconds 150]
+
+All three take about 9 minutes. Nothing else should run on the machine meanwhile. The peer is the
+U-Net of `diffusers`, which is not among the requirements (`pip install diffusers`), in the
+precision in which it is quicker here, as ours is in its own. Needs MNIST.
 """
 
-import contextlib
-import os
-import pathlib
 import statistics
-import sys
 import time
 
 import torch
+from common import forced, measure_rates, quicker, run, tell, use_precision
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aigc_helpers import training
 from aigc_helpers.data import load_digits, to_signed
@@ -19,112 +20,170 @@ from aigc_helpers.metrics import DigitJudge
 from aigc_helpers.models import diffusion
 from aigc_helpers.models.gpt_beyond import Muon
 
-sys.path[:0] = [str(pathlib.Path(__file__).parent.parent), str(pathlib.Path(__file__).parent)]
-os.environ["AIGC_PROGRESS"] = "0"
-SECONDS, BATCH, SAMPLES = 150, 64, 1000
+BATCH = 64
+PEER_BATCH = 128
 CPU = torch.device("cpu")
 
 
-def library():
-    """The U-Net of `diffusers` that the comparison is with: blocks (32, 64, 64), attention in the last two."""
+def make_peer():
+    """The U-Net of `diffusers`: blocks (32, 64, 64), attention in the last two."""
     from diffusers import UNet2DModel
 
-    return UNet2DModel(sample_size=28, in_channels=1, out_channels=1, layers_per_block=2, block_out_channels=(32, 64, 64),
-                       down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-                       up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"))  # fmt: skip
+    return UNet2DModel(
+        sample_size=28,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=2,
+        block_out_channels=(32, 64, 64),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    )
 
 
-def speed(batch=128):
-    """Training images a second at batch 128 and 28x28, both models in one run, in turn."""
-    x0, label, path = torch.rand(batch, 1, 28, 28) * 2 - 1, torch.arange(batch) % 10, diffusion.make_path("straight")
-    theirs, ours = library(), diffusion.UNet()
-    for bf16 in (False, True):
-        if bf16 and isinstance(training.autocast(CPU), contextlib.nullcontext):
-            print("bfloat16: this processor is not quick at it")
-            continue
-        rates = {}
-        for name, net, num_steps in (("diffusers", theirs, 4), ("ours", ours, 12), ("diffusers", theirs, 4), ("ours", ours, 12)):
-            opt, times = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True), []
-            call = (lambda x, t, y: theirs(x, t).sample) if net is theirs else ours
-            for _ in range(num_steps):
-                began = time.perf_counter()
-                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                    loss = diffusion.denoising_loss(call, x0, path, "velocity", None, label)
-                opt.zero_grad()
-                loss.backward()
-                opt.step()
-                times.append(time.perf_counter() - began)
-            rates.setdefault(name, []).append(batch / statistics.median(times))
-        ours_rate, their_rate = max(rates["ours"]), max(rates["diffusers"])
-        print(f"images a second, {'bf16' if bf16 else 'float32'}: diffusers {their_rate:.0f}, ours {ours_rate:.0f}: "
-              f"x{ours_rate / their_rate:.1f} (wanted: >= {8 if bf16 else 6})")  # fmt: skip
+def call_peer(net, precision=None):
+    """The peer as our functions call a network; in this precision, or in that of the caller."""
+
+    def predict(x, t, *label):
+        if precision is None:
+            return net(x, t).sample
+        with use_precision(precision):
+            return net(x, t).sample.float()
+
+    return predict
 
 
-def quality():
-    """FID of 1,000 samples in 20 looks after SECONDS of training: ours as in the notebook, and the library's by noise prediction."""
-    digits, test = load_digits("train"), load_digits("test")
-    judge, label = DigitJudge(digits.images, test.images, n=SAMPLES), torch.arange(SAMPLES) % 10
+def make_step(net, call, batch):
+    """A training step at 28 x 28, velocity prediction, AdamW, as a function."""
+    x0 = torch.rand(batch, 1, 28, 28) * 2 - 1
+    label = torch.arange(batch) % 10
+    path = diffusion.make_path("straight")
+    opt = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
+
+    def step():
+        loss = diffusion.denoising_loss(call, x0, path, "velocity", None, label)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+
+    return step
+
+
+def measure_both(batch=PEER_BATCH):
+    """({precision: images a second} of the peer, the same of ours)."""
+    peer = make_peer()
+    ours = diffusion.UNet()
+    rivals = {
+        "diffusers": (make_step(peer, call_peer(peer), batch), 3),
+        "ours": (make_step(ours, ours, batch), 10),
+    }
+    rates = measure_rates(rivals, batch)
+    return rates["diffusers"], rates["ours"]
+
+
+def speed():
+    """Training images a second at one batch size, both models in both precisions, in one run."""
+    theirs, ours = measure_both()
+    ratio = max(ours.values()) / max(theirs.values())
+    print(f"training images a second at batch {PEER_BATCH}:")
+    print(f"diffusers {tell(theirs)}; ours {tell(ours)}")
+    told = f"diffusers in {quicker(theirs)}, ours in {quicker(ours)}"
+    print(f"each in its quicker precision ({told}): x{ratio:.1f}")
+
+
+def train_ours(digits, seconds):
+    """(averaged network, steps) of the notebook's training, with a clock for a number of steps."""
     training.seed_everything(0)
-    net, path = diffusion.UNet(), diffusion.make_path("straight")
-    opts, average, start, total = diffusion.optimizers(net, Muon), training.EMA(net, 0.995), time.perf_counter(), 10**4
-    for step, (pixels, y) in training.steps(digits, 10**6, BATCH):
+    net = diffusion.UNet()
+    path = diffusion.make_path("straight")
+    opts = diffusion.optimizers(net, Muon)
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.995))
+    start = time.perf_counter()
+    total = 10**4
+    num_steps = 0
+    for step, (pixels, label) in training.steps(digits, 10**6, BATCH):
         spent = time.perf_counter() - start
-        if spent >= SECONDS:
+        if spent >= seconds:
             break
         if step > 5:
-            total = step * SECONDS / spent
+            total = step * seconds / spent  # how many steps there will be, by what has been seen
         diffusion.set_rates(opts, step, max(step, total))
-        diffusion.train_step(net, opts, to_signed(pixels), y, path, "velocity", CPU)
-        average.update()
-    fid = {}
-    for name, steps, settings in (("Euler, 20 looks", 20, {}), ("Heun, 19 looks", 10, {"heun": True}), ("DDPM, 20 looks", 20, {"eta": 1.0})):
-        drawn = diffusion.draw_digits(average.model, label, path, steps, generator=torch.Generator().manual_seed(0), **settings)
-        fid[name] = judge.score(drawn).fid
-    told = ", ".join(f"{name} {score.value:.2f}" for name, score in fid.items())
-    print(f"ours: {step} steps of {BATCH} in {SECONDS} s: FID {told} (floor {fid['Euler, 20 looks'].floor:.2f})", flush=True)
+        x0 = to_signed(pixels)
+        label = diffusion.drop_labels(label)
+        with diffusion.autocast(CPU):
+            loss = diffusion.denoising_loss(net, x0, path, "velocity", None, label, middle=True)
+        for opt in opts:
+            opt.zero_grad()
+        loss.backward()
+        for opt in opts:
+            opt.step()
+        average.update_parameters(net)
+        num_steps = step
+    return average.module.eval(), num_steps
 
-    net, path = library(), diffusion.make_path("linear")
-    opt, start = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True), time.perf_counter()
-    call = lambda x, t, *_: net(x, t).sample  # noqa: E731
-    for step, (pixels, _) in training.steps(digits, 10**6, 128):
-        if time.perf_counter() - start >= SECONDS:
+
+def train_peer(digits, seconds, precision):
+    """(network, steps) of the peer's training by noise prediction, as tutorials do."""
+    training.seed_everything(0)
+    net = make_peer()
+    call = call_peer(net)
+    path = diffusion.make_path("linear")
+    opt = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
+    start = time.perf_counter()
+    num_steps = 0
+    for step, (pixels, _) in training.steps(digits, 10**6, PEER_BATCH):
+        if time.perf_counter() - start >= seconds:
             break
-        taken = step
-        with training.autocast(CPU):
+        with use_precision(precision):
             loss = diffusion.denoising_loss(call, to_signed(pixels), path)
         opt.zero_grad()
         loss.backward()
         opt.step()
-    noise = torch.randn(SAMPLES, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    drawn = torch.cat([diffusion.draw_digits(call, y, path, 20, "noise", x=x) for x, y in zip(noise.split(250), label.split(250), strict=True)])
-    score = judge.score(drawn).fid.value
-    print(f"diffusers: {taken} steps of 128 in {SECONDS} s: FID {score:.1f}", flush=True)
-    print(f"ours, by Euler, is 1/{score / fid['Euler, 20 looks'].value:.0f} of it (wanted: <= 1/10)")
+        num_steps = step
+    return net.eval().requires_grad_(False), num_steps
+
+
+def quality(seconds):
+    """FID of 2,000 samples in 20 evaluations after so many seconds of training; one seed."""
+    theirs, ours = measure_both()
+    digits = load_digits("train")
+    judge = DigitJudge.standard()
+    label = torch.arange(judge.n) % 10
+    noise = torch.randn(judge.n, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    path = diffusion.make_path("straight")
+    fid = {}
+    with forced(diffusion, quicker(ours)):
+        net, num_steps = train_ours(digits, seconds)
+        for name, settings in diffusion.SAMPLERS.items():
+            steps = diffusion.steps_for(20, **settings)
+            drawn = diffusion.draw_many(net, label, path, steps, "velocity", noise, **settings)
+            fid[name] = judge.score(drawn).fid
+    told = ", ".join(f"{name} {score.value:.2f}" for name, score in fid.items())
+    trained = f"{num_steps} steps of {BATCH} in {seconds:.0f} s in {quicker(ours)}"
+    floor = f"floor {fid['DDIM'].floor:.2f}"
+    print(f"ours: {trained}: FID of {judge.n} {told} ({floor})", flush=True)
+
+    net, num_steps = train_peer(digits, seconds, quicker(theirs))
+    call = call_peer(net, quicker(theirs))
+    linear = diffusion.make_path("linear")
+    score = judge.score(diffusion.draw_many(call, label, linear, 20, "noise", noise)).fid.value
+    trained = f"{num_steps} steps of {PEER_BATCH} in {seconds:.0f} s in {quicker(theirs)}"
+    print(f"diffusers: {trained}: FID of {judge.n} DDIM {score:.2f} ({floor})")
+    print(f"ours, by DDIM, is 1/{score / fid['DDIM'].value:.1f} of it")
 
 
 def sampling():
-    """Seconds for 100 samples in 20 looks."""
-    net, path, label = diffusion.UNet().eval(), diffusion.make_path("straight"), torch.arange(100) % 10
+    """Seconds for 100 samples in 20 network evaluations."""
+    net = diffusion.UNet().eval()
+    path = diffusion.make_path("straight")
+    label = torch.arange(100) % 10
     times = []
     for _ in range(5):
         began = time.perf_counter()
-        diffusion.draw_digits(net, label, path, 20)
+        with torch.no_grad():
+            diffusion.draw_digits(net, label, path, 20)
         times.append(time.perf_counter() - began)
-    print(f"100 samples in 20 looks: {statistics.median(times):.2f} s (wanted: <= 2)")
-
-
-def panels():
-    """Latency of every control (drawing included); the models are not trained."""
-    from latency import print_latency
-    from test_panels import DIFFUSION_PANELS, diffusion_namespace
-
-    space = diffusion_namespace()
-    space["artist"] = diffusion.UNet().eval()
-    for name in DIFFUSION_PANELS:
-        print_latency(name, space[name])
+    print(f"100 samples in 20 evaluations: {statistics.median(times):.2f} s (wanted: <= 2)")
 
 
 if __name__ == "__main__":
-    for part in sys.argv[1:] or ("speed", "quality", "sampling", "panels"):
-        print(f"== {part} ==", flush=True)
-        globals()[part]()
+    run({"speed": speed, "quality": quality, "sampling": sampling}, seconds=150)

@@ -1,11 +1,14 @@
-"""The headline figures of 01_gan, measured by hand: `python tests/benchmarks/gan.py [part ...]`.
+"""Figures of 01_gan that depend on the machine; by hand:
 
-Parts: imports, throughput, panels, digits (all by default; `digits` takes about 4 minutes). Nothing else should run
-on the machine meanwhile. Needs MNIST in AIGC_DATA_DIR, the cache, or a network.
+    python tests/benchmarks/gan.py [imports] [throughput] [digits] [--seconds 90]
+
+All three take about 6 minutes. Nothing else should run on the machine meanwhile. The peer is the
+listing's training fed by torchvision, as tutorials have it, in the precision in which it is quicker
+here, as ours is in its own. Needs MNIST in AIGC_DATA_DIR, the cache, or a network.
 """
 
 import contextlib
-import functools
+import gzip
 import os
 import pathlib
 import statistics
@@ -16,55 +19,73 @@ import time
 
 import torch
 import torch.nn.functional as F
+from common import PRECISIONS, run, use_precision
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aigc_helpers import training
-from aigc_helpers.data import load_digits, to_signed, to_unit
+from aigc_helpers.data import FILES, cache_dir, load_digits, to_signed, to_unit
 from aigc_helpers.metrics import DigitJudge
 from aigc_helpers.models import gan
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-os.environ["AIGC_PROGRESS"] = "0"
-SECONDS = 90
 
 
 def imports():
     """What `import aigc_helpers` and all its modules add to `import torch`."""
     code = (
-        "import time, torch; t = time.perf_counter(); import aigc_helpers; package = time.perf_counter() - t; "
-        "from aigc_helpers import checks, data, metrics, panels, plotting, training; "
-        "print(package, time.perf_counter() - t)"
+        "import time, torch; start = time.perf_counter(); import aigc_helpers; "
+        "package = time.perf_counter() - start; "
+        "from aigc_helpers import checks, data, metrics, panels, plotting, training, weights; "
+        "print(package, time.perf_counter() - start)"
     )
-    runs = [
-        tuple(map(float, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()))
-        for _ in range(5)
-    ]
-    package, everything = (statistics.median(column) for column in zip(*runs, strict=True))
-    print(f"import aigc_helpers: {1000 * package:.1f} ms; all helper modules: {1000 * everything:.0f} ms (wanted: <= 300)")
+    packages = []
+    everything = []
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        package, modules = map(float, done.stdout.split())
+        packages.append(1000 * package)
+        everything.append(1000 * modules)
+    told = f"all helper modules: {statistics.median(everything):.0f} ms (wanted: <= 300)"
+    print(f"import aigc_helpers: {statistics.median(packages):.1f} ms; {told}")
 
 
 # ---------------------------------------------------------------- feeding the model
 
 
-def mlp_steps(batches, num_steps, ours):
-    """Milliseconds a step of the listing's networks (mended) on batches of images (N, 784) in [-1, 1].
+@contextlib.contextmanager
+def torchvision_digits():
+    """MNIST by torchvision: from AIGC_DATA_DIR, or from the cached archives, unpacked."""
+    from torchvision import datasets, transforms
 
-    ours: trained as the notebook trains, with fused optimisers and 16-bit arithmetic where the processor has it; else
-    as tutorials do.
-    """
+    with tempfile.TemporaryDirectory() as folder:
+        if os.environ.get("AIGC_DATA_DIR"):
+            folder = os.environ["AIGC_DATA_DIR"]
+        else:
+            load_digits("train")  # so that it is cached
+            raw = pathlib.Path(folder) / "MNIST" / "raw"
+            raw.mkdir(parents=True)
+            for name in FILES["train"] + FILES["test"]:
+                packed = (cache_dir() / f"{name}.gz").read_bytes()
+                (raw / name).write_bytes(gzip.decompress(packed))
+        yield datasets.MNIST(folder, train=True, transform=transforms.ToTensor())
+
+
+def time_steps(batches, num_steps, precision, fused):
+    """Milliseconds a step of the listing's networks, mended; batches (N, 784) in [-1, 1]."""
     torch.manual_seed(0)
-    G, D = gan.Generator(64, 784), gan.Discriminator(784, sigmoid=False)
-    g_opt, d_opt = (torch.optim.Adam(net.parameters(), 2e-4, fused=ours) for net in (G, D))
-    arithmetic = functools.partial(training.autocast, "cpu") if ours else contextlib.nullcontext
-    times, last = [], time.perf_counter()
+    G = gan.Generator(64, 784)
+    D = gan.Discriminator(784, sigmoid=False)
+    g_opt = torch.optim.Adam(G.parameters(), 2e-4, fused=fused)
+    d_opt = torch.optim.Adam(D.parameters(), 2e-4, fused=fused)
+    times = []
+    last = time.perf_counter()
     for real in batches:
-        with arithmetic():
+        with use_precision(precision):
             fake = G(torch.randn(len(real), 64))
             d_loss = gan.discriminator_loss(D(real).float(), D(fake.detach()).float())
         d_opt.zero_grad()
         d_loss.backward()
         d_opt.step()
         D.requires_grad_(False)
-        with arithmetic():
+        with use_precision(precision):
             g_loss = gan.generator_loss(D(fake).float())
         g_opt.zero_grad()
         g_loss.backward()
@@ -73,54 +94,21 @@ def mlp_steps(batches, num_steps, ours):
         times.append(time.perf_counter() - last)
         last = time.perf_counter()
         if len(times) == num_steps:
-            return 1000 * statistics.median(times)
+            break
+    return 1000 * statistics.median(times)
 
 
-def throughput():
-    """The same networks, trained as here and as tutorials do, fed by torchvision through a DataLoader; the feeding alone.
-
-    The batch size decides: a step of small batches is mostly the optimiser's, whoever feeds it.
-    """
-    from torchvision import datasets, transforms
-
-    digits = load_digits("train")
-    with tempfile.TemporaryDirectory() as folder:
-        dataset = datasets.MNIST(_torchvision_folder(folder), train=True, transform=transforms.ToTensor())
-        for batch, num_steps in ((128, 150), (512, 60), (1024, 40)):
-            loader = torch.utils.data.DataLoader(dataset, batch_size=batch, shuffle=True)
-
-            def ours(batch=batch, num_steps=num_steps):
-                return (to_signed(x).flatten(1) for _, (x, _) in training.steps(digits, num_steps + 1, batch))
-
-            def theirs(loader=loader):
-                return ((2 * x - 1).flatten(1) for x, _ in loader)
-
-            for _ in range(2):
-                fed, torch_fed = mlp_steps(ours(), num_steps, True), mlp_steps(theirs(), num_steps, False)
-                print(f"batch {batch}: the listing's networks, ms a step: as here {fed:.2f}, fed by torchvision {torch_fed:.2f}: "
-                      f"x{torch_fed / fed:.1f} (wanted: >= 5)")  # fmt: skip
-            alone, torch_alone = _feed_only(ours(), num_steps), _feed_only(theirs(), num_steps)
-            print(f"batch {batch}: feeding alone, ms a batch: from memory {alone:.3f}, torchvision {torch_alone:.2f}: "
-                  f"x{torch_alone / alone:.0f}")  # fmt: skip
+def time_quicker(feed, num_steps, fused):
+    """(milliseconds a step, precision) in the quicker of the two precisions."""
+    times = {p: time_steps(feed(), num_steps, p, fused) for p in PRECISIONS}
+    precision = min(times, key=times.get)
+    return times[precision], precision
 
 
-def _torchvision_folder(folder):
-    """A folder with MNIST as torchvision wants it: AIGC_DATA_DIR, or the cached archives unpacked."""
-    if os.environ.get("AIGC_DATA_DIR"):
-        return os.environ["AIGC_DATA_DIR"]
-    import gzip
-
-    from aigc_helpers.data import FILES, cache_dir
-
-    raw = pathlib.Path(folder) / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name in FILES["train"] + FILES["test"]:
-        (raw / name).write_bytes(gzip.decompress((cache_dir() / f"{name}.gz").read_bytes()))
-    return folder
-
-
-def _feed_only(batches, num_steps):
-    times, last = [], time.perf_counter()
+def time_feeding(batches, num_steps):
+    """Milliseconds a batch without any training."""
+    times = []
+    last = time.perf_counter()
     for _ in batches:
         times.append(time.perf_counter() - last)
         last = time.perf_counter()
@@ -129,39 +117,56 @@ def _feed_only(batches, num_steps):
     return 1000 * statistics.median(times)
 
 
-# ---------------------------------------------------------------- panels
+def throughput(plan=((128, 150), (512, 60), (1024, 40))):
+    """The same networks: ours from memory, fused; the peer by torchvision and a DataLoader.
 
+    The batch size decides: a step of small batches is mostly the optimiser's, whoever feeds it.
+    """
+    digits = load_digits("train")
+    with torchvision_digits() as dataset:
+        for batch, num_steps in plan:
+            loader = torch.utils.data.DataLoader(dataset, batch_size=batch, shuffle=True)
 
-def panels():
-    """Latency of every slider and list (drawing included), and chunks a second of the Arena."""
-    from latency import print_latency
-    from test_panels import PANELS, gan_namespace
+            def feed_ours(batch=batch, num_steps=num_steps):
+                for _, (pixels, _) in training.steps(digits, num_steps + 1, batch):
+                    yield to_signed(pixels).flatten(1)
 
-    space = gan_namespace()
-    for name in PANELS:
-        print_latency(name, space[name])
-    panel = space["arena_panel"]
-    panel.set(data="ring", loss="non-saturating", d_steps=1, noise_dim=2)
-    panel.buttons["New game"].click()
-    start = time.perf_counter()
-    for _ in range(60):
-        panel.play.value += 1
-    print(f"Arena: {60 / (time.perf_counter() - start):.1f} chunks of 10 rounds a second, drawing included (wanted: >= 8)")
+            def feed_theirs(loader=loader):
+                for x, _ in loader:
+                    yield (2 * x - 1).flatten(1)
+
+            for _ in range(2):
+                ours, our_precision = time_quicker(feed_ours, num_steps, fused=True)
+                theirs, their_precision = time_quicker(feed_theirs, num_steps, fused=False)
+                told = f"from memory {ours:.2f} in {our_precision}"
+                told += f", torchvision {theirs:.2f} in {their_precision}"
+                print(f"batch {batch}: ms a step: {told}: x{theirs / ours:.1f}")
+            ours = time_feeding(feed_ours(), num_steps)
+            theirs = time_feeding(feed_theirs(), num_steps)
+            told = f"from memory {ours:.3f}, torchvision {theirs:.2f}: x{theirs / ours:.0f}"
+            print(f"batch {batch}: feeding alone, ms a batch: {told}")
 
 
 # ---------------------------------------------------------------- digits after 90 seconds
 
 
-def listing_images(digits, n, seconds=SECONDS):
-    """n images of the source text's listing (completed, nothing mended) after that many seconds."""
+def listing_images(digits, n, seconds):
+    """(n images of the source text's listing, steps), completed but not mended."""
     torch.manual_seed(0)
-    G, D = gan.Generator(64, 784), gan.Discriminator(784)
-    g_opt, d_opt = (torch.optim.Adam(net.parameters(), 2e-4) for net in (G, D))
-    criterion, start, step = torch.nn.BCELoss(), time.perf_counter(), 0
-    for _, (x, _) in training.steps(digits, 10**6, 128):
-        real, fake = to_unit(x).flatten(1), G(torch.randn(128, 64))
-        real_out, fake_out = D(real), D(fake)
-        d_loss = criterion(real_out, torch.ones_like(real_out)) + criterion(fake_out, torch.zeros_like(fake_out))
+    G = gan.Generator(64, 784)
+    D = gan.Discriminator(784)
+    g_opt = torch.optim.Adam(G.parameters(), 2e-4)
+    d_opt = torch.optim.Adam(D.parameters(), 2e-4)
+    criterion = torch.nn.BCELoss()
+    start = time.perf_counter()
+    num_steps = 0
+    for step, (pixels, _) in training.steps(digits, 10**6, 128):
+        real = to_unit(pixels).flatten(1)
+        fake = G(torch.randn(128, 64))
+        real_out = D(real)
+        fake_out = D(fake)
+        real_loss = criterion(real_out, torch.ones_like(real_out))
+        d_loss = real_loss + criterion(fake_out, torch.zeros_like(fake_out))
         d_opt.zero_grad()
         d_loss.backward()
         d_opt.step()
@@ -169,27 +174,35 @@ def listing_images(digits, n, seconds=SECONDS):
         g_opt.zero_grad()
         criterion(fake_out, torch.ones_like(fake_out)).backward()
         g_opt.step()
-        step += 1
+        num_steps = step
         if time.perf_counter() - start > seconds:
             break
     with torch.no_grad():
-        return 2 * G(torch.randn(n, 64)).clamp(0, 1) - 1, step  # it was shown pixels from 0 to 1
+        drawn = G(torch.randn(n, 64)).clamp(0, 1)  # it was shown pixels from 0 to 1
+    return 2 * drawn - 1, num_steps
 
 
-def conv_images(digits, n, seconds=SECONDS):
-    """n images of the convolutional GAN after that many seconds: the notebook's loop, with a clock for a step count."""
+def digit_images(digits, n, seconds):
+    """(n images of the digit GAN, steps): the notebook's loop, a clock for a step count."""
     training.seed_everything(0)
     layout = torch.channels_last
-    G, D = (net().apply(gan.init_weights).to(memory_format=layout) for net in (gan.ConvGenerator, gan.ConvDiscriminator))
-    opts = g_opt, d_opt = [torch.optim.Adam(net.parameters(), 1e-3, betas=(0.0, 0.99), fused=True) for net in (G, D)]
-    ema, start, step = training.EMA(G, decay=0.998), time.perf_counter(), 0
-    for _, (x, _) in training.steps(digits, 10**6, 64):
+    G = gan.DigitGenerator().apply(gan.init_weights).to(memory_format=layout)
+    D = gan.DigitDiscriminator().apply(gan.init_weights).to(memory_format=layout)
+    g_opt = torch.optim.Adam(G.parameters(), 2e-3, betas=(0.0, 0.99), fused=True)
+    d_opt = torch.optim.Adam(D.parameters(), 2e-3, betas=(0.0, 0.99), fused=True)
+    average = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)
+    start = time.perf_counter()
+    num_steps = 0
+    for step, (pixels, _) in training.steps(digits, 10**6, 64):
         spent = (time.perf_counter() - start) / seconds
-        for opt in opts:
-            opt.param_groups[0]["lr"] = 1e-3 * min(1.0, max(0.0, 1 - spent) / 0.4)
+        for opt in (g_opt, d_opt):
+            opt.param_groups[0]["lr"] = 2e-3 * min(1.0, max(0.0, 1 - spent) / 0.4)
+        real = to_signed(pixels).contiguous(memory_format=layout)
         with training.autocast("cpu"):
             fake = G(torch.randn(64, 64))
-            d_loss = gan.discriminator_objective(D, to_signed(x).contiguous(memory_format=layout), fake)
+            d_loss = gan.discriminator_objective(D, real, fake)
+        if step % 8 == 0:
+            d_loss = d_loss + 8 * gan.r1_penalty(D, real)
         d_opt.zero_grad()
         d_loss.backward()
         d_opt.step()
@@ -200,30 +213,32 @@ def conv_images(digits, n, seconds=SECONDS):
         g_loss.backward()
         g_opt.step()
         D.requires_grad_(True)
-        ema.update()
-        step += 1
+        average.update_parameters(G)
+        num_steps = step
         if spent > 1:
             break
     with torch.no_grad():
-        return F.hardtanh(ema.model.float().eval()(torch.randn(n, 64))), step
+        drawn = average.module.float().eval()(torch.randn(n, 64))
+    return F.hardtanh(drawn), num_steps
 
 
-def digits():
-    """FID and class entropy after 90 seconds of training, the listing beside the convolutional GAN."""
-    train, test = load_digits("train"), load_digits("test")
-    real = test.subset(len(test)).images  # shuffled: one half judges, the other sets the floor
-    judge = DigitJudge(real[: len(real) // 2], real[len(real) // 2 :], n=5000)
+def digits(seconds):
+    """FID and class entropy after so many seconds of training: listing and digit GAN."""
+    train = load_digits("train")
+    judge = DigitJudge.standard()
     results = {}
-    for name, make in (("listing", listing_images), ("convolutional GAN", conv_images)):
-        images, step = make(train, judge.n)
-        results[name] = score = judge.score(images)
-        print(f"{name}: {step} steps in {SECONDS} s; " + ", ".join(f"{k} {v.value:.3f} (floor {v.floor:.3f})" for k, v in score.row().items()))
+    for name, make in (("listing", listing_images), ("digit GAN", digit_images)):
+        images, num_steps = make(train, judge.n, seconds)
+        score = judge.score(images)
+        results[name] = score
+        told = ", ".join(f"{k} {v.value:.3f} (floor {v.floor:.3f})" for k, v in score.row().items())
+        print(f"{name}: {num_steps} steps in {seconds:.0f} s; {score.n} images: {told}")
         print(f"  classes {score.classes.tolist()}")
-    ratio = results["convolutional GAN"].fid.value / results["listing"].fid.value
-    print(f"FID ratio {ratio:.3f} (wanted: <= 0.25); class entropy {results['convolutional GAN'].entropy.value:.3f} (wanted: >= 0.95)")
+    ours = results["digit GAN"]
+    ratio = ours.fid.value / results["listing"].fid.value
+    told = f"class entropy {ours.entropy.value:.3f} (wanted: >= 0.95)"
+    print(f"FID ratio {ratio:.3f} (wanted: <= 0.25); {told}")
 
 
 if __name__ == "__main__":
-    for part in sys.argv[1:] or ("imports", "throughput", "panels", "digits"):
-        print(f"== {part} ==", flush=True)
-        globals()[part]()
+    run({"imports": imports, "throughput": throughput, "digits": digits}, seconds=90)

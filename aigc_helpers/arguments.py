@@ -1,0 +1,94 @@
+"""Arguments that make no sense, refused in one sentence: where, which argument, what it must be, what it was.
+
+The pages' functions and the helpers call these first, so that a slip gives a message at once and not a NaN an hour
+later. `where` is the function that was called, `name` its argument. Each raises ValueError.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+
+import torch
+
+
+def require_whole(where, name, value, least=None, most=None) -> int:
+    """`value` as an int within bounds (either may be None).
+
+    Any integer type will do (NumPy's, a tensor of one integer); True and 3.0 will not.
+    """
+    try:
+        whole = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        whole = None
+    if whole is None or not _within(whole, least, most):
+        raise ValueError(f"{where}: {name} must be a whole number{_bounds(least, most)}, got {value!r}")
+    return whole
+
+
+def require_number(where, name, value, least=None, most=None, above=None) -> float:
+    """`value` if it is a finite number within bounds; `above` is a bound that is itself refused."""
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or not _within(value, least, most) or (above is not None and not value > above):
+        beyond = "" if above is None else f" above {above}"
+        raise ValueError(
+            f"{where}: {name} must be a finite number{beyond}{_bounds(least, most)}, got {value!r}"
+        )
+    return value
+
+
+def require_one_of(where, name, value, options):
+    """`value` if it is one of the options."""
+    options = tuple(options)
+    if value not in options:
+        raise ValueError(f"{where}: unknown {name} {value!r}; choose one of {', '.join(map(str, options))}")
+    return value
+
+
+def require_floats(where, name, x, size=None) -> torch.Tensor:
+    """`x` if it is a tensor of floating-point numbers, its last axis of `size` if that is given, and not empty."""
+    shape = "(...)" if size is None else f"(..., {size})"
+    tensor = torch.is_tensor(x) and x.is_floating_point() and x.numel() > 0
+    if not tensor or (size is not None and x.shape[-1:] != (size,)):
+        got = f"{x.dtype} of shape {tuple(x.shape)}" if torch.is_tensor(x) else type(x).__name__
+        raise ValueError(f"{where}: {name} must be a tensor {shape} of floats, not empty, got {got}")
+    return x
+
+
+def require_finite(where, name, x) -> torch.Tensor:
+    """`x` if it is a tensor of floating-point numbers, not empty, without NaN or infinity."""
+    require_floats(where, name, x)
+    wrong = int((~x.isfinite()).sum())
+    if wrong:
+        raise ValueError(f"{where}: {name} must be finite, but {wrong} of {x.numel()} entries are NaN or infinite")
+    return x
+
+
+def require_filled(where, *tensors) -> None:
+    """Refuse a tensor without entries: the mean of nothing is NaN."""
+    for x in tensors:
+        if x.numel() == 0:
+            raise ValueError(f"{where}: needs at least one sample, got shape {tuple(x.shape)}")
+
+
+def require_probabilities(where, *distributions) -> None:
+    """Refuse tensors (..., V) that are not probabilities: at least 0, and 1 in all along the last axis."""
+    for p in distributions:
+        total = p.detach().sum(dim=-1)
+        if not (p >= 0).all() or not ((total - 1).abs() < 1e-4).all():  # NaN fails this too
+            raise ValueError(f"{where}: probabilities must be at least 0 and sum to 1, got {p.detach()}")
+
+
+def _within(value, least, most):
+    return (least is None or value >= least) and (most is None or value <= most)
+
+
+def _bounds(least, most):
+    if least is None and most is None:
+        return ""
+    if most is None:
+        return f" of at least {least}"
+    if least is None:
+        return f" of at most {most}"
+    return f" from {least} to {most}"

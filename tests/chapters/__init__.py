@@ -1,0 +1,1 @@
+"""One test file a chapter, named like its module: unit tests, panels, seeded faults (FAULTS)."""

@@ -1,0 +1,7 @@
+"""`python -m tools`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())
