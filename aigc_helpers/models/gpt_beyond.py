@@ -659,10 +659,11 @@ def adapt(model, rank=16):
     for part in [*model.blocks.modules(), model]:
         if not isinstance(part, LoRA):
             owners += [(part, name) for name, child in part.named_children()]
-    owners = [(part, name) for part, name in owners if isinstance(getattr(part, name), nn.Linear | LoRA)]
     loras = []
     for part, name in owners:
         layer = getattr(part, name)
+        if not isinstance(layer, nn.Linear | LoRA):
+            continue
         lora = layer if isinstance(layer, LoRA) else LoRA(layer, rank)
         if len(lora.down) != rank:
             raise ValueError(f"adapt: the model has LoRAs of rank {len(lora.down)}, not {rank}")

@@ -1,10 +1,11 @@
 """What each part of chapter 03b's model is worth: one part changed at a time, each at its own rate.
 
 Each variant (width 64, 4 heads, 4 blocks, context 64) is trained for 300 steps of 16 windows of tiny
-Shakespeare, at the rate that `gpt_rates` chose for it with another seed, and scored by the loss of all windows of the last
-tenth. The difference is that to the full model of the same seed: mean and standard error over the
-seeds. Held equal: steps, batches, and first weights where they can be; the columns say what is not:
-the number of weights, and the time of a step (the shortest of twenty, the variants in turn).
+Shakespeare, at the rate that `gpt_rates` chose for it with another seed, and scored by the loss of
+all windows of the last tenth. The difference is that to the full model of the same seed: mean and
+standard error over the seeds. Held equal: steps, batches, and first weights where they can be; the
+columns say what is not: the number of weights, and the time of a step (the shortest of twenty, the
+variants in turn).
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ batches, and the first weights where they can be. `gpt_parts` uses the chosen ra
 
 from __future__ import annotations
 
+import functools
+
 from aigc_helpers.data import load_text
 from aigc_helpers.models.gpt import Characters, losses_by_position
 from aigc_helpers.models.gpt_beyond import VARIANTS, make_variant, train_for
@@ -42,28 +44,30 @@ def loss_of(name, text, seed, rate, num_steps=NUM_STEPS, **settings):
     return losses_by_position(model, valid).mean().item()
 
 
+def find_rate(usual, loss_at, factors=FACTORS):
+    """({factor: loss}, the best factor): from 1 on to half and twice, as long as that helps."""
+    found = {}
+    at = 1
+    while True:
+        near = [factor for factor in (at / 2, at, at * 2) if factor in factors]
+        for factor in near:
+            if factor not in found:
+                found[factor] = loss_at(usual * factor)
+        best = min(near, key=found.get)
+        if best == at:
+            return found, at
+        at = best
+
+
 def run(progress):
     text = read_text("gpt_rates")
     rows = {}
     for name in VARIANTS:
         usual = USUAL.get(name, 0.02)
-        found = {}
-
-        def tried(factor):
-            if factor not in found:
-                found[factor] = loss_of(name, text, SEEDS[0], usual * factor)
-                progress(f"{name}, rate {usual * factor:g}: {found[factor]:.4f}")
-            return found[factor]
-
-        at = 1
-        while True:
-            near = [factor for factor in (at / 2, at, at * 2) if factor in FACTORS]
-            best = min(near, key=tried)
-            if best == at:
-                break
-            at = best
+        found, best = find_rate(usual, functools.partial(loss_of, name, text, SEEDS[0]))
+        progress(f"{name}: {found}")
         cells = {}
         for factor in FACTORS:
             cells[f"×{factor:g}"] = f"{found[factor]:.3f}" if factor in found else ""
-        rows[name] = {"usual rate": usual} | cells | {"chosen": usual * at}
+        rows[name] = {"usual rate": usual} | cells | {"chosen": usual * best}
     return rows

@@ -11,6 +11,7 @@ bits for each byte of its text (UTF-8), each token predicted in windows side by 
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import time
@@ -55,16 +56,10 @@ def run(progress):
     for name, (train, valid, vocab, context, batch) in texts.items():
         num_steps = steps_that_fit(train, vocab, context, batch)
         per_byte = len(valid) / num_bytes / math.log(2)  # tokens a byte, nats to bits
-
-        def bits(seed, rate):
-            torch.manual_seed(seed)
-            model = ModernGPT(vocab, context)
-            train_for(model, make_optimizers(model, matrix_rate=rate), train, num_steps, batch, seed)
-            return losses_by_position(model, valid).mean().item() * per_byte
-
-        tried = {rate: bits(10, rate) for rate in RATES}
+        run_of = functools.partial(nats, train, valid, vocab, context, batch, num_steps)
+        tried = {rate: run_of(10, rate) * per_byte for rate in RATES}
         rate = min(tried, key=tried.get)
-        found = [bits(seed, rate) for seed in SEEDS]
+        found = [run_of(seed, rate) * per_byte for seed in SEEDS]
         progress(f"{name}: {num_steps} steps, {tried}, {found}")
         bigram = NGramModel(train, vocab, 1).losses(valid).mean().item()
         rows[name] = {
@@ -79,6 +74,15 @@ def run(progress):
             "highest": f"{max(found):.3f}",
         }
     return rows
+
+
+def nats(train, valid, vocab, context, batch, num_steps, seed, rate):
+    """The validation loss of one run, nats per token."""
+    torch.manual_seed(seed)
+    model = ModernGPT(vocab, context)
+    opts = make_optimizers(model, matrix_rate=rate)
+    train_for(model, opts, train, num_steps, batch, seed)
+    return losses_by_position(model, valid).mean().item()
 
 
 def steps_that_fit(train, vocab, context, batch):

@@ -12,6 +12,7 @@ the last tenth of the text.
 from __future__ import annotations
 
 import copy
+import functools
 
 import torch
 
@@ -28,7 +29,7 @@ from aigc_helpers.models.gpt_beyond import (
 )
 
 from ..experimenting import summarize
-from .gpt_rates import SIZES, read_text
+from .gpt_rates import SIZES, find_rate, read_text
 
 SEEDS = (0, 1, 2)
 NUM_STEPS = 300
@@ -57,28 +58,23 @@ def run(progress):
         replay = windows if way.endswith("replay") else None
         return tune(model, rate, sums, NUM_STEPS, seed, replay).eval()
 
+    def loss_at(way, rate):
+        model = tuned(way, rate, 10)
+        with torch.no_grad():
+            loss = answer_loss(model, sums[0][:2000], sums[1][:2000]).item()
+        progress(f"{way}, rate {rate:g}: {loss:.4f}")
+        return loss
+
     for way, usual in WAYS.items():
-        found = {}
-
-        def tried(rate):
-            if rate not in found:
-                model = tuned(way, rate, 10)
-                with torch.no_grad():
-                    found[rate] = answer_loss(model, sums[0][:2000], sums[1][:2000]).item()
-                progress(f"{way}, rate {rate:g}: {found[rate]:.4f}")
-            return found[rate]
-
-        at = usual
-        while (best := min((at / 2, at, at * 2), key=tried)) != at:
-            at = best
+        _, best = find_rate(usual, functools.partial(loss_at, way))
+        rate = usual * best
         scores = []
         for seed in SEEDS:
-            model = tuned(way, at, seed)
+            model = tuned(way, rate, seed)
             loss = losses_by_position(model, valid).mean().item()
-            scores.append(
-                {"right sums, %": 100 * share_right(model, *asked), "loss of the text": loss}
-            )
+            right = 100 * share_right(model, *asked)
+            scores.append({"right sums, %": right, "loss of the text": loss})
             progress(f"{way}, seed {seed}: {scores[-1]}")
         number = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-        rows[way] = {"weights trained": number, "rate": f"{at:g}"} | summarize(scores, DECIMALS)
+        rows[way] = {"weights trained": number, "rate": f"{rate:g}"} | summarize(scores, DECIMALS)
     return rows
