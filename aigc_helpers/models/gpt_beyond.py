@@ -168,10 +168,20 @@ class ModernAttention(nn.Module):
     """h (N, T, D) -> (N, T, D): causal attention with rotary positions, QK-norm, shared keys.
 
     kv_heads: how many heads of keys and values the num_heads heads of queries share; None: one for
-    each. Raises ValueError for a width that cannot be cut up so.
+    each. qk_scale: a learnt factor for each number of a normalised query, as in Qwen 3.
+    Raises ValueError for a width that cannot be cut up so.
     """
 
-    def __init__(self, width, num_heads, kv_heads=None, rotary=True, qk_norm=True, causal=True):
+    def __init__(
+        self,
+        width,
+        num_heads,
+        kv_heads=None,
+        rotary=True,
+        qk_norm=True,
+        qk_scale=False,
+        causal=True,
+    ):
         super().__init__()
         require_whole("ModernAttention", "num_heads", num_heads, least=1)
         kv_heads = num_heads if kv_heads is None else kv_heads
@@ -191,6 +201,7 @@ class ModernAttention(nn.Module):
         self.k = nn.Linear(width, kv_heads * d, bias=False)
         self.v = nn.Linear(width, kv_heads * d, bias=False)
         self.out = nn.Linear(width, width, bias=False)
+        self.scale = nn.Parameter(torch.ones(d)) if qk_scale else None
 
     def split(self, h, start=0):
         """Queries (N, heads, T, d), keys and values (N, kv_heads, T, d) of h (N, T, D)."""
@@ -202,6 +213,8 @@ class ModernAttention(nn.Module):
         if self.qk_norm:
             q = F.rms_norm(q, (d,), eps=1e-6)
             k = F.rms_norm(k, (d,), eps=1e-6)
+        if self.scale is not None:
+            q = q * self.scale.to(q.dtype)
         if self.rotary:
             q = rotate(q, start)
             k = rotate(k, start)
@@ -556,6 +569,7 @@ VARIANTS = {  # name -> what differs from the full model
     "LayerNorm for RMSNorm": {"norm": "layer"},
     "learned positions for rotary": {"rotary": False},
     "no QK-norm": {"qk_norm": False},
+    "QK-norm with a learnt scale": {"qk_scale": True},
     "GELU for squared ReLU": {"mlp": "GELU"},
     "SwiGLU for squared ReLU": {"mlp": "SwiGLU"},
     "2 heads of keys for 4": {"kv_heads": 2},

@@ -61,7 +61,7 @@ def _draw_block(ax, left, parts, colour):
     from matplotlib.patches import Circle, Rectangle
 
     look = {"arrowstyle": "->", "color": plotting.GREEN, "linewidth": 2.2}
-    ax.annotate("", (left, 4.3), (left, 0.3), arrowprops=look)
+    ax.annotate("", (left, 4.5), (left, 0.3), arrowprops=look)
     ax.text(left - 0.12, 0.3, "h", ha="right", va="center", fontsize=11)
     for bottom, (norm, part) in zip((0.75, 2.55), (parts[:2], parts[2:]), strict=True):
         y = bottom + 0.75
@@ -304,7 +304,7 @@ def _draw_clock(ax, q, k, pair):
     ax.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), aspect="equal")
     ax.set_axis_off()
     theta = 10000 ** (-2 * pair / HEAD)
-    ax.set_title(f"pair {pair + 1}: {theta:.2g}\na position", fontsize=9)
+    ax.set_title(f"pair {pair + 1}: {theta:.2g} rad\na position", fontsize=9)
 
 
 # ---------------------------------------------------------------- the logit lens over training
