@@ -168,8 +168,8 @@ class ModernAttention(nn.Module):
     """h (N, T, D) -> (N, T, D): causal attention with rotary positions, QK-norm, shared keys.
 
     kv_heads: how many heads of keys and values the num_heads heads of queries share; None: one for
-    each. qk_scale: a learnt factor for each number of a normalised query, as in Qwen 3.
-    Raises ValueError for a width that cannot be cut up so.
+    each. qk_scale: a learnt factor for each number of a normalised query (many models have a
+    second one for the keys). Raises ValueError for a width that cannot be cut up so.
     """
 
     def __init__(
@@ -335,6 +335,7 @@ class ModernGPT(nn.Module):
 
     extra: None, or a module that makes (N, T, D) from tokens (N, T), which is added to the
     embedding; its `reach` says how many tokens back it looks. rotary: if not, positions are learnt.
+    entrance_norm: whether h is normalised before the first block.
     parts: norm, mlp, kv_heads, qk_norm, causal, see `ModernBlock` and `ModernAttention`.
     With a Cache, the tokens are those that follow what the cache has read.
     Raises ValueError beyond the context, and for no tokens at all.
@@ -349,6 +350,7 @@ class ModernGPT(nn.Module):
         num_blocks=4,
         extra=None,
         rotary=True,
+        entrance_norm=True,
         **parts,
     ):
         super().__init__()
@@ -358,6 +360,7 @@ class ModernGPT(nn.Module):
         self.token = nn.Embedding(vocab, width)
         self.position = None if rotary else nn.Embedding(context, width)
         self.extra = extra
+        self.entrance_norm = entrance_norm
         blocks = [ModernBlock(width, num_heads, rotary=rotary, **parts) for _ in range(num_blocks)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.RMSNorm(width, eps=1e-6)
@@ -377,7 +380,7 @@ class ModernGPT(nn.Module):
             h = h + self.extra(tokens)
         if self.position is not None:
             h = h + self.position.weight[start:end]
-        return F.rms_norm(h, h.shape[-1:], eps=1e-6)
+        return F.rms_norm(h, h.shape[-1:], eps=1e-6) if self.entrance_norm else h
 
     def read_out(self, h):
         """Logits (N, T, V) from h (N, T, D)."""
@@ -641,7 +644,7 @@ def rename_llama(name):
 class LoRA(nn.Module):
     """A linear layer, frozen, with a low-rank correction beside it: eq. (13). `on` switches it."""
 
-    def __init__(self, layer, rank=16, scale=2.0):
+    def __init__(self, layer, rank=8, scale=2.0):
         super().__init__()
         require_whole("LoRA", "rank", rank, least=1)
         require_number("LoRA", "scale", scale)
@@ -663,7 +666,7 @@ class LoRA(nn.Module):
         return self.layer.weight + self.scale * self.up @ self.down
 
 
-def adapt(model, rank=16):
+def adapt(model, rank=8):
     """Freeze a ModernGPT, with a LoRA beside every matrix of its blocks and its head.
 
     Returns the LoRAs: what is left to train. A model that has them already keeps them as they are.
@@ -751,13 +754,14 @@ def tune(model, rate, sums, num_steps, seed=0, text=None):
     opt = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     tokens, is_answer = sums
     random = torch.Generator().manual_seed(seed)
+    random_text = torch.Generator().manual_seed(seed)          # the sums are the same without text
     for step in range(1, num_steps + 1):
         chosen = torch.randint(len(tokens), (128,), generator=random)
         set_rates([opt], step, num_steps)
         with autocast(tokens.device):
             loss = answer_loss(model, tokens[chosen], is_answer[chosen])
             if text is not None:
-                replayed = torch.randint(len(text), (4,), generator=random)
+                replayed = torch.randint(len(text), (4,), generator=random_text)
                 loss = loss + next_token_loss(model, text[replayed])
         opt.zero_grad()
         loss.backward()
