@@ -103,13 +103,13 @@ def parts_picture(rows):
     return fig
 
 
-def scaling_picture(grid, held_out, a, b):
-    """Figure: loss against computing in logarithms, a curve for each width, and the line a C^-b.
+def scaling_picture(grid, held_out, lines):
+    """Figure: loss against computing in logarithms, a curve for each width, and lines a C^-b.
 
-    grid: the runs that the line was fitted to, or chosen from; held_out: the larger run.
+    grid: the runs that the lines were fitted to; held_out: the larger run; lines: name -> (a, b).
     """
     fig, ax = plotting.figure(7.4, 3.4)
-    colours = (plotting.SKY, plotting.GREEN, plotting.BLUE, plotting.INK)
+    colours = (plotting.SKY, plotting.GREEN, plotting.BLUE)
     widths = sorted({run["width"] for run in grid})
     for width, colour in zip(widths, colours, strict=False):
         runs = [run for run in grid if run["width"] == width]
@@ -118,16 +118,18 @@ def scaling_picture(grid, held_out, a, b):
         ax.plot(compute, losses, "o-", color=colour, label=f"width {width}", markersize=5)
     lowest = min(run["computing, FLOP"] for run in grid)
     ends = [lowest, 1.3 * held_out["computing, FLOP"]]
-    label = "the line, fitted to the frontier"
-    ax.plot(ends, [a * C**-b for C in ends], "--", color=plotting.GREY, label=label)
+    for (name, (a, b)), dashes in zip(lines.items(), ("--", ":"), strict=False):
+        line = [a * C**-b for C in ends]
+        ax.plot(ends, line, dashes, color=plotting.GREY, label=f"line: {name}", linewidth=1.4)
     star = {"color": plotting.ORANGE, "markersize": 11, "linestyle": ""}
     name = f"width {held_out['width']}, held out"
     ax.plot(held_out["computing, FLOP"], held_out["validation loss"], marker="*", label=name, **star)
-    ax.set(xscale="log", yscale="log", xlabel="computing 6 N D, FLOP", ylabel="nats per character")
-    ticks = [tick for tick in (1.6, 1.8, 2.0, 2.2, 2.4, 2.6, 2.8) if tick < grid[0]["validation loss"] + 0.3]
+    ax.set(xscale="log", yscale="log", xlabel="computing C, FLOP", ylabel="nats per character")
+    low, high = ax.get_ylim()
+    ticks = [tick / 5 for tick in range(5, 20) if low <= tick / 5 <= high]
     ax.set_yticks(ticks, [f"{tick:.1f}" for tick in ticks])
     ax.minorticks_off()
-    ax.legend(loc="upper right")
+    ax.legend(loc="lower left", fontsize=8.5)
     return fig
 
 

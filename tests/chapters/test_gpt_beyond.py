@@ -920,8 +920,9 @@ def test_pictures_of_the_stored_tables_are_drawn():
     keys = ("width", "computing, FLOP", "validation loss")
     grid = [dict(zip(keys, row, strict=True)) for row in ((32, 1e9, 2.5), (32, 2e9, 2.4))]
     held_out = dict(zip(keys, (64, 8e9, 2.2), strict=True))
-    fig = panels.gpt_beyond.scaling_picture(grid, held_out, 5.0, 0.03)
-    assert len(fig.axes[0].lines) == 3
+    lines = {"wider": (5.0, 0.03), "longer": (9.0, 0.1)}
+    fig = panels.gpt_beyond.scaling_picture(grid, held_out, lines)
+    assert len(fig.axes[0].lines) == 4
     assert panels.gpt_beyond.two_blocks().axes
 
 
@@ -971,6 +972,12 @@ FAULTS = [
         "            k = F.rms_norm(k, (d,), eps=1e-6)\n",
         "",
         "test_a_modern_block_is_its_formula",
+    ),
+    page_fault("the learnt scale is not used", "q = q * self.scale.to(q.dtype)", "q = 1.0 * q"),
+    page_fault(
+        "the norm at the entrance has no switch",
+        "eps=1e-6) if self.entrance_norm else h",
+        "eps=1e-6)",
     ),
     page_fault(
         "shared heads in the wrong order",
@@ -1064,7 +1071,7 @@ FAULTS = [
     page_fault(
         "the line of scaling has another slope",
         "b = -((x - x.mean()) * (y - y.mean())).sum()",
-        "b = -((x - x.mean()) * y.abs()).sum() / 2",
+        "b = -((x - x.mean()) * (y - y.mean())).sum() / 2",
     ),
     page_fault(
         "Llama: keys and values swapped",
