@@ -1,14 +1,15 @@
 """Generated from notebooks/03b_gpt_beyond.ipynb: edit it there, then run `python -m tools export`."""
 
 import collections
+import math
 import re
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from aigc_helpers.arguments import require_number, require_whole
-from aigc_helpers.models.gpt import causal_mask, next_token_loss
+from aigc_helpers.arguments import require_number, require_one_of, require_whole
+from aigc_helpers.models.gpt import causal_mask, generate, next_token_loss
 from aigc_helpers.training import autocast
 
 
@@ -23,15 +24,50 @@ def spell(piece):
         raise ValueError(f"spell: {piece!r} has half a character in it: leave it out") from None
 
 
-def glue(tokens, pair, new):
+def merge_pair(tokens, pair, new):
     """The list of tokens with every occurrence of the pair, from the left, replaced by `new`."""
-    out = []
+    merged = []
     k = 0
     while k < len(tokens):
-        together = tuple(tokens[k : k + 2]) == pair
-        out.append(new if together else tokens[k])
-        k += 2 if together else 1
-    return out
+        if tuple(tokens[k : k + 2]) == pair:
+            merged.append(new)
+            k += 2
+        else:
+            merged.append(tokens[k])
+            k += 1
+    return merged
+
+
+class PairCounts:
+    """How often each pair of tokens stands in the words of a text, and in which words."""
+
+    def __init__(self, text):
+        self.frequency = collections.Counter(PIECES.findall(text))     # word -> how often
+        self.tokens = {word: spell(word) for word in self.frequency}   # word -> its tokens now
+        self.counts = collections.Counter()
+        self.words_with = collections.defaultdict(set)
+        for word in self.frequency:
+            self.count(word, self.frequency[word])
+
+    def count(self, word, times):
+        """Add `times` to the count of each pair in the word."""
+        tokens = self.tokens[word]
+        for pair in zip(tokens, tokens[1:]):
+            self.counts[pair] += times
+            self.words_with[pair].add(word)
+
+    def most_frequent(self):
+        """Eq. (1), or None if there is no pair left; of equal counts the larger tokens win."""
+        best = max(self.counts, key=lambda pair: (self.counts[pair], pair), default=None)
+        return best if self.counts[best] else None
+
+    def merge(self, pair, new):
+        """Write the pair as one token in each word that has it, and mend the counts."""
+        for word in list(self.words_with.pop(pair)):
+            self.count(word, -self.frequency[word])            # its old pairs go
+            self.tokens[word] = merge_pair(self.tokens[word], pair, new)
+            self.count(word, self.frequency[word])             # its new pairs come
+        del self.counts[pair]
 
 
 def learn_merges(text, num_merges):
@@ -40,29 +76,14 @@ def learn_merges(text, num_merges):
     Raises ValueError if pairs run out.
     """
     require_whole("learn_merges", "num_merges", num_merges, least=0)
-    words = collections.Counter(PIECES.findall(text))
-    spelled = {word: spell(word) for word in words}
-    counts = collections.Counter()  # how often a pair stands in the text
-    places = collections.defaultdict(set)  # and in which words
-
-    def count(word, sign):
-        for pair in zip(spelled[word], spelled[word][1:]):
-            counts[pair] += sign * words[word]
-            places[pair].add(word)
-
-    for word in words:
-        count(word, +1)
+    pairs = PairCounts(text)
     merges = []
     for new in range(256, 256 + num_merges):
-        pair = max(counts, key=lambda pair: (counts[pair], pair), default=None)  # eq. (1)
-        if not counts[pair]:
+        pair = pairs.most_frequent()
+        if pair is None:
             found = f"only {len(merges)} of the {num_merges} merges can be learnt"
             raise ValueError(f"{found}: no pair is left in this text")
-        for word in list(places.pop(pair)):  # only these words change
-            count(word, -1)
-            spelled[word] = glue(spelled[word], pair, new)
-            count(word, +1)
-        del counts[pair]
+        pairs.merge(pair, new)
         merges.append(pair)
     return merges
 
@@ -70,7 +91,8 @@ def learn_merges(text, num_merges):
 class BytePairs:
     """Byte-pair encoding (Sennrich 2015, arXiv 1508.07909) of bytes (Radford 2019).
 
-    Tokens 0-255 are bytes (UTF-8), 256 + m is merge m; len() of it is the size of the vocabulary.
+    Tokens 0-255 are bytes (UTF-8), 256 + m is merge m, `end` is the end of a document; len() of it
+    is the size of the vocabulary.
     """
 
     def __init__(self, text, num_merges):
@@ -78,6 +100,8 @@ class BytePairs:
         self.bytes = [bytes([b]) for b in range(256)]
         for a, b in self.merges:
             self.bytes.append(self.bytes[a] + self.bytes[b])
+        self.end = len(self.bytes)
+        self.bytes.append(b"")                                 # the end of text has no bytes
 
     def __len__(self):
         return len(self.bytes)
@@ -96,10 +120,18 @@ class BytePairs:
         return [token for piece in pieces for token in known[piece]]
 
     def _merge(self, tokens, rank):
-        """One piece: of the pairs in it, the one that was learnt first is glued first."""
+        """One piece: of the pairs in it, the one that was learnt first is merged first."""
         while pairs := [pair for pair in zip(tokens, tokens[1:]) if pair in rank]:
             first = min(pairs, key=rank.get)
-            tokens = glue(tokens, first, 256 + rank[first])
+            tokens = merge_pair(tokens, first, 256 + rank[first])
+        return tokens
+
+    def encode_documents(self, documents):
+        """Token numbers, a list, of texts one after another, with `end` behind each of them."""
+        tokens = []
+        for document in documents:
+            tokens += self.encode(document)
+            tokens.append(self.end)
         return tokens
 
     def decode(self, tokens):
@@ -110,127 +142,201 @@ class BytePairs:
         return spelling.decode("utf-8", errors="replace")
 
 
-def rotate(x, start=0):
-    """Rotary positions, eq. (3): x (N, heads, T, d) at places start, start + 1, ...
+def bits_per_byte(nats, text):
+    """Eq. (2) from the nats of all tokens of a text, added up."""
+    return nats / math.log(2) / len(text.encode())
 
-    The angles are 10000^(-2i/d) a place, i = 0 ... d/2 - 1. Raises ValueError for an odd d.
+
+def rotate(x, start=0):
+    """Rotary positions, eq. (4): x (N, heads, T, d) at positions start, start + 1, ...
+
+    The angles are 10000^(-2i/d) a position, i = 0 ... d/2 - 1. Raises ValueError for an odd d.
     """
     T, d = x.shape[-2:]
     if d % 2:
         raise ValueError(f"rotate: the width of a head must be even, to be cut into pairs, got {d}")
     theta = 10000.0 ** (-torch.arange(0, d, 2, device=x.device) / d)
-    angle = (start + torch.arange(T, device=x.device))[:, None] * theta
+    positions = start + torch.arange(T, device=x.device)
+    angle = positions[:, None] * theta                         # (T, d/2)
     cos = angle.cos().to(x.dtype)
     sin = angle.sin().to(x.dtype)
-    a, b = x.chunk(2, dim=-1)
+    a, b = x.chunk(2, dim=-1)                                  # number i is paired with i + d/2
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
-class ModernBlock(nn.Module):
-    """h (N, T, D) -> (N, T, D): eq. (8) of chapter 03, each part in today's form or GPT-2's.
+class ModernAttention(nn.Module):
+    """h (N, T, D) -> (N, T, D): causal attention with rotary positions, QK-norm, shared keys.
 
-    Raises ValueError for a width that cannot be cut into so many heads (of even width, if rotary).
+    kv_heads: how many heads of keys and values the num_heads heads of queries share; None: one for
+    each. qk_scale: a learnt factor for each number of a normalised query (many models have a
+    second one for the keys). Raises ValueError for a width that cannot be cut up so.
     """
 
     def __init__(
-        self, width, num_heads, rms=True, rotary=True, qk_norm=True, relu2=True, causal=True
+        self,
+        width,
+        num_heads,
+        kv_heads=None,
+        rotary=True,
+        qk_norm=True,
+        qk_scale=False,
+        causal=True,
     ):
         super().__init__()
-        require_whole("ModernBlock", "num_heads", num_heads, least=1)
+        require_whole("ModernAttention", "num_heads", num_heads, least=1)
+        kv_heads = num_heads if kv_heads is None else kv_heads
+        require_whole("ModernAttention", "kv_heads", kv_heads, least=1)
+        if num_heads % kv_heads:
+            raise ValueError(f"ModernAttention: {num_heads} heads cannot share {kv_heads} of keys")
         if width % num_heads or (rotary and width // num_heads % 2):
             heads = f"{num_heads} equal heads" + (" of an even width" if rotary else "")
-            raise ValueError(f"ModernBlock: width {width} cannot be cut into {heads}")
+            raise ValueError(f"ModernAttention: width {width} cannot be cut into {heads}")
         self.num_heads = num_heads
+        self.kv_heads = kv_heads
         self.rotary = rotary
         self.qk_norm = qk_norm
-        self.relu2 = relu2
         self.causal = causal
-        self.norm1 = nn.RMSNorm(width, eps=1e-6) if rms else nn.LayerNorm(width)
-        self.norm2 = nn.RMSNorm(width, eps=1e-6) if rms else nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        d = width // num_heads
+        self.q = nn.Linear(width, width, bias=False)
+        self.k = nn.Linear(width, kv_heads * d, bias=False)
+        self.v = nn.Linear(width, kv_heads * d, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.up = nn.Linear(width, 4 * width, bias=False)
-        self.down = nn.Linear(4 * width, width, bias=False)
-        for layer in (self.qkv, self.up):
-            nn.init.normal_(layer.weight, std=width**-0.5)
-        for layer in (self.out, self.down):
-            nn.init.zeros_(layer.weight)
+        self.scale = nn.Parameter(torch.ones(d)) if qk_scale else None
 
-    def attend(self, h, cache=None):
+    def split(self, h, start=0):
+        """Queries (N, heads, T, d), keys and values (N, kv_heads, T, d) of h (N, T, D)."""
         N, T, D = h.shape
-        qkv = self.qkv(h).view(N, T, 3, self.num_heads, D // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (N, heads, T, d) each
+        d = D // self.num_heads
+        q = self.q(h).view(N, T, self.num_heads, d).transpose(1, 2)
+        k = self.k(h).view(N, T, self.kv_heads, d).transpose(1, 2)
+        v = self.v(h).view(N, T, self.kv_heads, d).transpose(1, 2)
         if self.qk_norm:
-            q = F.rms_norm(q, q.shape[-1:])
-            k = F.rms_norm(k, k.shape[-1:])
+            q = F.rms_norm(q, (d,), eps=1e-6)
+            k = F.rms_norm(k, (d,), eps=1e-6)
+        if self.scale is not None:
+            q = q * self.scale.to(q.dtype)
         if self.rotary:
-            is_later = cache is not None and self in cache.kept
-            start = cache.kept[self][0].shape[2] if is_later else 0
             q = rotate(q, start)
             k = rotate(k, start)
-        if cache is not None:
-            k, v = cache.extend(self, k, v)
-        S = k.shape[2]
-        mask = None if S == T else causal_mask(T, S).to(q.device)
-        is_causal = self.causal and S == T
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
-        return self.out(h.transpose(1, 2).flatten(2))
+        return q, k, v
 
     def forward(self, h, cache=None):
-        h = h + self.attend(self.norm1(h), cache)
-        inner = self.up(self.norm2(h))
-        inner = F.relu(inner).square() if self.relu2 else F.gelu(inner, approximate="tanh")
-        return h + self.down(inner)
+        is_later = cache is not None and self in cache.kept
+        start = cache.kept[self][0].shape[2] if is_later else 0
+        q, k, v = self.split(h, start)
+        if cache is not None:
+            k, v = cache.extend(self, k, v)                    # (N, kv_heads, S, d)
+        shared = self.num_heads // self.kv_heads
+        if shared > 1:                                         # each is read by so many heads
+            k = k.repeat_interleave(shared, dim=1)
+            v = v.repeat_interleave(shared, dim=1)
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        if self.causal:                                        # T new positions, S in all
+            allowed = causal_mask(q.shape[2], k.shape[2]).to(q.device)
+            never = torch.zeros_like(allowed, dtype=q.dtype).masked_fill(~allowed, -math.inf)
+            scores = scores + never
+        mixed = scores.softmax(dim=-1).to(v.dtype) @ v         # eq. (6) of chapter 03
+        return self.out(mixed.transpose(1, 2).flatten(2))      # (N, T, heads, d) -> (N, T, D)
 
 
-def chunk_rows(tokens, vocab, rows, longest):
-    """Where the tables are read: for n = 2 ... longest, the row (N, T) of the chunk of n tokens
-    that ends at each place of tokens (N, T).
-    """
-    chunk = tokens
-    before = tokens
-    found = []
-    for n in range(2, longest + 1):
-        before = F.pad(before, (1, 0))[:, :-1]  # the token n - 1 places back; 0 before the text
-        chunk = chunk * vocab + before + 1  # a number for the whole chunk of n
-        mixed = chunk if vocab**n < rows else chunk * 2654435761 % 4294967291  # scatter: a hash
-        found.append(mixed % rows)
-    return found
+class PlainMLP(nn.Module):
+    """h (..., D) -> (..., D): D -> 4 D, squared ReLU (So 2021) or GELU, 4 D -> D; no biases."""
 
-
-class Chunks(nn.Module):
-    """Tokens (N, T) -> (N, T, D): the sum in eq. (4), over chunks of n = 2 ... longest.
-
-    Each n has a table of its own, of so many rows.
-    """
-
-    def __init__(self, vocab, width, longest, rows):
+    def __init__(self, width, squared=True):
         super().__init__()
-        require_whole("Chunks", "longest", longest, least=2)
-        require_whole("Chunks", "rows", rows, least=1)
-        self.vocab = vocab
-        self.rows = rows
-        self.longest = longest
-        self.tables = nn.ModuleList(nn.Embedding(rows, width // 2) for _ in range(longest - 1))
-        self.widen = nn.ModuleList(
-            nn.Linear(width // 2, width, bias=False) for _ in range(longest - 1)
-        )
-        for table in self.tables:
-            nn.init.normal_(table.weight, std=0.1)
+        self.squared = squared
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
 
-    def forward(self, tokens):
-        h = 0
-        rows = chunk_rows(tokens, self.vocab, self.rows, self.longest)
-        for table, widen, row in zip(self.tables, self.widen, rows):
-            h = h + widen(table(row))
-        return h
+    def forward(self, h):
+        inner = self.up(h)
+        inner = F.relu(inner).square() if self.squared else F.gelu(inner, approximate="tanh")
+        return self.down(inner)
+
+
+class SwiGLU(nn.Module):
+    """h (..., D) -> (..., D): eq. (7), Shazeer 2020; inner width 8/3 D: as many weights as 4 D."""
+
+    def __init__(self, width, inner=None):
+        super().__init__()
+        inner = 8 * round(width / 3) if inner is None else inner
+        self.gate = nn.Linear(width, inner, bias=False)
+        self.up = nn.Linear(width, inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+
+    def forward(self, h):
+        return self.down(F.silu(self.gate(h)) * self.up(h))
+
+
+class Experts(nn.Module):
+    """h (..., D) -> (..., D): a router sends each position to one of the MLPs: eq. (8)."""
+
+    def __init__(self, width, num_experts=4):
+        super().__init__()
+        require_whole("Experts", "num_experts", num_experts, least=2)
+        self.router = nn.Linear(width, num_experts, bias=False)
+        self.experts = nn.ModuleList(PlainMLP(width) for _ in range(num_experts))
+        self.load = None                                       # shares of the last forward pass
+        self.balance = None                                    # its load-balance loss
+
+    def forward(self, h):
+        flat = h.reshape(-1, h.shape[-1])                      # (positions, D)
+        p = self.router(flat).float().softmax(dim=-1)          # (positions, experts)
+        chosen = p.argmax(dim=-1)
+        parts = torch.zeros_like(flat)
+        for number, expert in enumerate(self.experts):
+            where = (chosen == number).nonzero()[:, 0]
+            made = expert(flat[where]) * p[where, number, None]
+            parts = parts.index_add(0, where, made.to(parts.dtype))
+        self.load = F.one_hot(chosen, len(self.experts)).float().mean(dim=0)
+        self.balance = len(self.experts) * (self.load * p.mean(dim=0)).sum()
+        return parts.view_as(h)
+
+
+MLPS = ("squared ReLU", "GELU", "SwiGLU", "experts")
+
+
+def make_mlp(kind, width):
+    """One of the four MLPs."""
+    require_one_of("make_mlp", "mlp", kind, MLPS)
+    if kind == "SwiGLU":
+        return SwiGLU(width)
+    if kind == "experts":
+        return Experts(width)
+    return PlainMLP(width, squared=kind == "squared ReLU")
+
+
+class ModernBlock(nn.Module):
+    """h (N, T, D) -> (N, T, D): attention, then an MLP, each added to the residual stream.
+
+    norm: "RMS" or "layer". mlp: one of MLPS. parts: of `ModernAttention`.
+    """
+
+    def __init__(self, width, num_heads, norm="RMS", mlp="squared ReLU", **parts):
+        super().__init__()
+        require_one_of("ModernBlock", "norm", norm, ("RMS", "layer"))
+        self.norm1 = nn.RMSNorm(width, eps=1e-6) if norm == "RMS" else nn.LayerNorm(width)
+        self.attention = ModernAttention(width, num_heads, **parts)
+        self.norm2 = nn.RMSNorm(width, eps=1e-6) if norm == "RMS" else nn.LayerNorm(width)
+        self.mlp = make_mlp(mlp, width)
+        for name, weight in self.named_parameters():
+            if name.endswith(("out.weight", "down.weight")):   # at first the block adds nothing
+                nn.init.zeros_(weight)
+            elif weight.ndim == 2:
+                nn.init.normal_(weight, std=width**-0.5)
+
+    def forward(self, h, cache=None):
+        h = h + self.attention(self.norm1(h), cache)
+        return h + self.mlp(self.norm2(h))
 
 
 class ModernGPT(nn.Module):
-    """Tokens (N, T) -> logits (N, T, V): a GPT with today's parts, each of which has a switch.
+    """Tokens (N, T) -> logits (N, T, V): a GPT with today's parts.
 
-    grams: up to how many tokens a chunk at the entrance has (1: no chunks), eq. (4); rows: of each
-    table of chunks. parts: rms, qk_norm, relu2, causal, see `ModernBlock`.
+    extra: None, or a module that makes (N, T, D) from tokens (N, T), which is added to the
+    embedding; its `reach` says how many tokens back it looks. rotary: if not, positions are learnt.
+    entrance_norm: whether h is normalised before the first block.
+    parts: norm, mlp, kv_heads, qk_norm, causal, see `ModernBlock` and `ModernAttention`.
     With a Cache, the tokens are those that follow what the cache has read.
     Raises ValueError beyond the context, and for no tokens at all.
     """
@@ -238,33 +344,31 @@ class ModernGPT(nn.Module):
     def __init__(
         self,
         vocab,
-        context=128,
+        context=256,
         width=128,
         num_heads=4,
         num_blocks=4,
-        grams=4,
-        rows=32768,
+        extra=None,
         rotary=True,
+        entrance_norm=True,
         **parts,
     ):
         super().__init__()
         require_whole("ModernGPT", "context", context, least=1)
-        require_whole("ModernGPT", "grams", grams, least=1)
-        self.context = context
         self.vocab = vocab
-        self.reach = grams - 1  # how far back chunks look
+        self.context = context
         self.token = nn.Embedding(vocab, width)
         self.position = None if rotary else nn.Embedding(context, width)
-        self.chunks = Chunks(vocab, width, grams, rows) if grams > 1 else None
-        self.blocks = nn.ModuleList(
-            ModernBlock(width, num_heads, rotary=rotary, **parts) for _ in range(num_blocks)
-        )
+        self.extra = extra
+        self.entrance_norm = entrance_norm
+        blocks = [ModernBlock(width, num_heads, rotary=rotary, **parts) for _ in range(num_blocks)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.RMSNorm(width, eps=1e-6)
-        self.head = nn.Linear(width, vocab, bias=False)
+        self.head = nn.Linear(width, vocab, bias=False)        # not tied to the embedding
         nn.init.zeros_(self.head.weight)
 
     def embed(self, tokens, start=0):
-        """The stream (N, T, D) at the entrance, eq. (4); tokens (N, T) at places start, ..."""
+        """h (N, T, D) at the entrance, for tokens (N, T) at positions start, start + 1, ..."""
         end = start + tokens.shape[1]
         if tokens.shape[1] == 0:
             raise ValueError("there are no tokens: give at least one, say that of a new line")
@@ -272,43 +376,97 @@ class ModernGPT(nn.Module):
             message = f"{end} tokens are more than the context of {self.context} holds"
             raise ValueError(f"{message}: give the last ones only")
         h = self.token(tokens)
-        if self.chunks is not None:
-            h = h + self.chunks(tokens)
+        if self.extra is not None:
+            h = h + self.extra(tokens)
         if self.position is not None:
             h = h + self.position.weight[start:end]
-        return F.rms_norm(h, h.shape[-1:])
+        return F.rms_norm(h, h.shape[-1:], eps=1e-6) if self.entrance_norm else h
 
     def read_out(self, h):
-        """Logits (N, T, V) from the residual stream h (N, T, D)."""
+        """Logits (N, T, V) from h (N, T, D)."""
         return self.head(self.norm(h)).float()
 
     def forward(self, tokens, cache=None):
         new = tokens.shape[1]
         read = len(cache) if cache is not None else 0
         if read and new:
-            tokens = torch.cat([cache.tokens, tokens], dim=1)  # chunks reach back to what was read
+            tokens = torch.cat([cache.tokens, tokens], dim=1)  # `extra` looks back at what was read
         h = self.embed(tokens, read + new - tokens.shape[1])[:, -new:]
         if cache is not None:
-            cache.tokens = tokens[:, max(0, tokens.shape[1] - self.reach) :]
+            reach = self.extra.reach if self.extra is not None else 0
+            cache.tokens = tokens[:, max(0, tokens.shape[1] - reach) :]
         for block in self.blocks:
             h = block(h, cache)
         return self.read_out(h)
+
+
+def shifted(tokens, back):
+    """tokens (N, T) moved to the right by `back` positions; before the text stands token 0."""
+    return F.pad(tokens, (back, 0))[:, : tokens.shape[1]]
+
+
+class PreviousTokens(nn.Module):
+    """Tokens (N, T) -> (N, T, D): an embedding of the token before, and one of that before it."""
+
+    def __init__(self, vocab, width, reach=2):
+        super().__init__()
+        require_whole("PreviousTokens", "reach", reach, least=1)
+        self.reach = reach
+        self.tables = nn.ModuleList(nn.Embedding(vocab, width) for _ in range(reach))
+
+    def forward(self, tokens):
+        h = 0
+        for back, table in enumerate(self.tables, 1):
+            h = h + table(shifted(tokens, back))
+        return h
+
+
+class NgramTables(nn.Module):
+    """Tokens (N, T) -> (N, T, D): a vector for the last two tokens, and one for the last three.
+
+    Pairs have a row each. Triples are hashed into `rows` rows of `narrow` numbers, with dropout.
+    """
+
+    reach = 2
+
+    def __init__(self, vocab, width, rows=32768, narrow=32, dropout=0.3):
+        super().__init__()
+        require_whole("NgramTables", "rows", rows, least=1)
+        self.vocab = vocab
+        self.rows = rows
+        self.dropout = dropout
+        self.pairs = nn.Embedding(vocab**2, width)
+        self.triples = nn.Embedding(rows, narrow)
+        self.widen = nn.Linear(narrow, width, bias=False)
+
+    def numbers(self, tokens):
+        """The rows of the pair and of the triple that end at each position: two (N, T)."""
+        pair = shifted(tokens, 1) * self.vocab + tokens
+        triple = shifted(tokens, 2) * self.vocab**2 + pair
+        scrambled = triple * 2654435761 % 4294967291           # a hash: neighbours lie far apart
+        return pair, scrambled % self.rows
+
+    def forward(self, tokens):
+        pair, triple = self.numbers(tokens)
+        thin = F.dropout(self.triples(triple), self.dropout, self.training)
+        return self.pairs(pair) + self.widen(thin)
 
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c: Jordan 2024
 
 
 def orthogonal(G, rounds=5):
-    """About U V' for a matrix G = U S V' of any shape: eq. (5). All singular values end near 1."""
-    if G.ndim != 2:
+    """About U V' for matrices G = U S V' (..., rows, columns): eq. (10). Singular values near 1."""
+    if G.ndim < 2:
         raise ValueError(f"orthogonal: G must be a matrix, got the shape {tuple(G.shape)}")
     a, b, c = NEWTON_SCHULZ
-    X = G if G.shape[0] <= G.shape[1] else G.T  # the smaller of the two squares, X X'
-    X = X / X.norm().clamp_min(1e-7)  # no singular value above 1
+    tall = G.shape[-2] > G.shape[-1]
+    X = G.mT if tall else G                                    # the smaller of the squares, X X'
+    X = X / X.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)         # no singular value above 1
     for _ in range(rounds):
-        A = X @ X.T
+        A = X @ X.mT
         X = a * X + (b * A + c * A @ A) @ X
-    return X if G.shape[0] <= G.shape[1] else X.T
+    return X.mT if tall else X
 
 
 class Muon(torch.optim.Optimizer):
@@ -329,37 +487,50 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
+            by_shape = collections.defaultdict(list)           # equal shapes are done at once
             for W in group["params"]:
-                if W.grad is None:
-                    continue
-                mean = self.state[W].setdefault("mean", torch.zeros_like(W))
-                mean.lerp_(W.grad, 1 - group["momentum"])
-                with autocast(W.device):
-                    ahead = W.grad.lerp(mean, group["momentum"])
-                    update = orthogonal(ahead.flatten(1))
-                rows, columns = update.shape
-                rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-                W.add_(update.reshape(W.shape), alpha=-rate)
+                if W.grad is not None:
+                    by_shape[W.shape].append(W)
+            for weights in by_shape.values():
+                self.move(weights, group["lr"], group["momentum"])
+
+    def move(self, weights, lr, momentum):
+        """One step of weights of equal shape."""
+        ahead = []
+        for W in weights:
+            mean = self.state[W].setdefault("mean", torch.zeros_like(W))
+            mean.lerp_(W.grad, 1 - momentum)                   # the running mean of gradients
+            ahead.append(W.grad.lerp(mean, momentum).flatten(1))       # Nesterov's look ahead
+        with autocast(weights[0].device):
+            updates = orthogonal(torch.stack(ahead))
+        rows, columns = updates.shape[1:]
+        rate = lr * max(1.0, rows / columns) ** 0.5
+        for W, update in zip(weights, updates):
+            W.add_(update.reshape(W.shape), alpha=-rate)
 
 
-def optimizers(model, muon=True):
-    """Muon for the matrices inside the blocks and AdamW for all else, or AdamW for everything.
+def make_optimizers(model, muon=True, matrix_rate=None, rate=5e-3):
+    """Optimisers of a ModernGPT: one for the matrices in its blocks, and AdamW for all else.
 
+    The matrices get Muon, or AdamW if not muon, at `matrix_rate` (None: 0.02, or 0.003).
     Frozen weights get none. Raises ValueError if all are frozen.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if not weights:
-        raise ValueError("optimizers: every weight of the model is frozen: there is none to train")
+        raise ValueError("make_optimizers: every weight is frozen: there is none to train")
     inside = {id(weight) for block in model.blocks for weight in block.parameters()}
-    inner = [weight for weight in weights if muon and id(weight) in inside and weight.ndim == 2]
-    chosen = {id(weight) for weight in inner}
+    matrices = [weight for weight in weights if id(weight) in inside and weight.ndim == 2]
+    chosen = {id(weight) for weight in matrices}
     rest = [weight for weight in weights if id(weight) not in chosen]
+    settings = {"betas": (0.9, 0.95), "weight_decay": 0.0, "fused": True}
     found = []
     if rest:
-        adamw = torch.optim.AdamW(rest, lr=5e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-        found.append(adamw)
-    if inner:
-        found.append(Muon(inner))
+        found.append(torch.optim.AdamW(rest, lr=rate, **settings))
+    if matrices and muon:
+        found.append(Muon(matrices, lr=0.02 if matrix_rate is None else matrix_rate))
+    elif matrices:
+        lr = 0.003 if matrix_rate is None else matrix_rate
+        found.append(torch.optim.AdamW(matrices, lr=lr, **settings))
     return found
 
 
@@ -377,110 +548,103 @@ def set_rates(opts, step, num_steps):
             group["lr"] = min(1.0, up, down) * group.setdefault("full", group["lr"])
 
 
-def descend(loss, opts):
-    """One step of all optimisers down the gradient of the loss."""
-    for opt in opts:
-        opt.zero_grad()
-    loss.backward()
-    for opt in opts:
-        opt.step()
+def balance_loss(model):
+    """The load-balance losses of all mixtures of experts in the model, added: eq. (8)."""
+    found = [part.balance for part in model.modules() if isinstance(part, Experts)]
+    return sum(found, torch.zeros(()))
 
 
-def train_step(model, opts, batch, device):
-    """One step of all optimisers on tokens (N, T + 1); returns the loss."""
+def train_step(model, opts, batch, device, balance=0.01):
+    """One step of all optimisers on tokens (N, T + 1); returns the next-token loss."""
     with autocast(device):
         loss = next_token_loss(model, batch)
-    descend(loss, opts)
-    return loss
+    total = loss + balance * balance_loss(model) if balance else loss
+    for opt in opts:
+        opt.zero_grad()
+    total.backward()
+    for opt in opts:
+        opt.step()
+    return loss.detach()
 
 
-class Trunk(nn.Module):
-    """A small model, causal or not, with what the goals need besides.
+VARIANTS = {  # name -> what differs from the full model
+    "the full model": {},
+    "LayerNorm for RMSNorm": {"norm": "layer"},
+    "learned positions for rotary": {"rotary": False},
+    "no QK-norm": {"qk_norm": False},
+    "QK-norm with a learnt scale": {"qk_scale": True},
+    "GELU for squared ReLU": {"mlp": "GELU"},
+    "SwiGLU for squared ReLU": {"mlp": "SwiGLU"},
+    "2 heads of keys for 4": {"kv_heads": 2},
+    "4 experts for one MLP": {"mlp": "experts"},
+    "AdamW for Muon": {"muon": False},
+    "with two previous tokens": {"extra": PreviousTokens},
+    "with n-gram tables": {"extra": NgramTables},
+}
 
-    That is a token for "hidden", the last of its vocabulary, and one logit a place.
+
+def make_variant(name, vocab, seed, matrix_rate=None, context=128, width=128, num_blocks=4):
+    """(model, optimisers) of a variant; the same seed gives equal first weights where they can be.
+
+    matrix_rate: of the optimiser of the matrices; None: its default.
     """
-
-    def __init__(self, gpt):
-        super().__init__()
-        self.gpt = gpt
-        self.blocks = gpt.blocks
-        self.hidden = gpt.vocab - 1
-        self.verdict = nn.Linear(gpt.token.embedding_dim, 1)
-
-    def features(self, tokens):
-        """(N, T, D) for tokens (N, T)."""
-        h = self.gpt.embed(tokens)
-        for block in self.gpt.blocks:
-            h = block(h)
-        return self.gpt.norm(h)
-
-    def embed(self, tokens):
-        """The stream (N, T, D) at the entrance."""
-        return self.gpt.embed(tokens)
-
-    def read_out(self, h):
-        """All that it can be asked: logits and verdict (N, T, gpt.vocab + 1), from h (N, T, D)."""
-        return torch.cat([self.gpt.read_out(h), self.verdict(self.gpt.norm(h)).float()], dim=-1)
+    require_one_of("make_variant", "name", name, VARIANTS)
+    settings = dict(VARIANTS[name])
+    muon = settings.pop("muon", True)
+    extra = settings.pop("extra", None)
+    torch.manual_seed(seed)
+    model = ModernGPT(vocab, context, width, 4, num_blocks, **settings)
+    if extra is not None:
+        model.extra = extra(vocab, width)
+        for table in model.extra.modules():
+            if isinstance(table, nn.Embedding):
+                nn.init.normal_(table.weight, std=0.3)         # quieter than the token's own
+    return model, make_optimizers(model, muon, matrix_rate)
 
 
-def next_goal(trunk, x, generator):
-    """Loss, and the same as score, of the next-token goal on tokens x (N, T): eq. (6), left."""
-    loss = next_token_loss(trunk.gpt, x)
-    return loss, loss.item()
+def train_for(model, opts, tokens, num_steps, batch_size, seed, balance=0.01):
+    """num_steps of `train_step` on random windows of tokens (T,); the seed sets the windows."""
+    random = torch.Generator().manual_seed(seed)
+    inside = torch.arange(model.context + 1)
+    for step in range(1, num_steps + 1):
+        starts = torch.randint(len(tokens) - model.context, (batch_size,), generator=random)
+        set_rates(opts, step, num_steps)
+        train_step(model, opts, tokens[starts[:, None] + inside], tokens.device, balance)
+    return model.eval()
 
 
-def masked_goal(trunk, x, generator):
-    """Loss, and the same as score, of the masked-token goal: eq. (6), right.
-
-    Devlin 2018, section 3.1. At least one token is hidden.
-    """
-    hide = torch.rand(x.shape, generator=generator) < 0.15
-    if not hide.any():  # with very few tokens
-        hide[:, -1] = True
-    logits = trunk.gpt(torch.where(hide, trunk.hidden, x))
-    loss = F.cross_entropy(logits[hide], x[hide])
-    return loss, loss.item()
-
-
-def sentence_goal(trunk, x, generator):
-    """Loss and accuracy of "does the second half continue the first?"
-
-    True for about half of the rows of x (N, T); the others get another row's second half.
-    """
-    if len(x) < 2 or x.shape[1] < 2:
-        shape = tuple(x.shape)
-        raise ValueError(f"sentence_goal: needs two rows of two tokens, or more; got {shape}")
-    half = x.shape[1] // 2
-    other = x.roll(1, dims=0)
-    true = torch.rand(len(x), 1, generator=generator) < 0.5
-    joined = torch.cat([x[:, :half], torch.where(true, x[:, half:], other[:, half:])], dim=1)
-    logits = trunk.verdict(trunk.features(joined)[:, half])  # read where the halves meet
-    loss = F.binary_cross_entropy_with_logits(logits, true.float())
-    return loss, ((logits > 0) == true).float().mean().item()
+LLAMA_PARTS = {
+    "input_layernorm": "norm1",
+    "self_attn.q_proj": "attention.q",
+    "self_attn.k_proj": "attention.k",
+    "self_attn.v_proj": "attention.v",
+    "self_attn.o_proj": "attention.out",
+    "post_attention_layernorm": "norm2",
+    "mlp.gate_proj": "mlp.gate",
+    "mlp.up_proj": "mlp.up",
+    "mlp.down_proj": "mlp.down",
+}
+LLAMA_OUTSIDE = {
+    "model.embed_tokens.weight": "token.weight",
+    "model.norm.weight": "norm.weight",
+    "lm_head.weight": "head.weight",
+}
 
 
-def replaced_goal(trunk, x, generator):
-    """Loss of "was this letter swapped?", and how often a swapped letter gets the higher logit.
-
-    By chance that is 1/2, which is also returned where nothing, or everything, was swapped.
-    """
-    swap = torch.rand(x.shape, generator=generator) < 0.15
-    drawn = torch.randint(x.numel(), x.shape, generator=generator)
-    letters = x.flatten()[drawn]  # as often as they occur
-    swap = swap & (letters != x)
-    logits = trunk.verdict(trunk.features(torch.where(swap, letters, x)))[..., 0]
-    loss = F.binary_cross_entropy_with_logits(logits, swap.float())
-    if not swap.any() or swap.all():
-        return loss, 0.5
-    kept = logits[~swap].detach().sort().values
-    rank = torch.searchsorted(kept, logits[swap].detach()).float().mean()
-    return loss, (rank / len(kept)).item()
+def rename_llama(name):
+    """Our name of one of Llama's weights. Raises ValueError for one that ModernGPT has not."""
+    if name in LLAMA_OUTSIDE:
+        return LLAMA_OUTSIDE[name]
+    found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
+    if found is None or found[2] not in LLAMA_PARTS:
+        raise ValueError(f"rename_llama: ModernGPT has no place for the weights {name!r}")
+    return f"blocks.{found[1]}.{LLAMA_PARTS[found[2]]}.weight"
 
 
 class LoRA(nn.Module):
-    """A linear layer, frozen, with a low-rank correction beside it: eq. (9). `on` switches it."""
+    """A linear layer, frozen, with a low-rank correction beside it: eq. (13). `on` switches it."""
 
-    def __init__(self, layer, rank=16, scale=2.0):
+    def __init__(self, layer, rank=8, scale=2.0):
         super().__init__()
         require_whole("LoRA", "rank", rank, least=1)
         require_number("LoRA", "scale", scale)
@@ -490,8 +654,8 @@ class LoRA(nn.Module):
         self.scale = scale
         self.on = True
         down = torch.randn(rank, layer.in_features) * layer.in_features**-0.5
-        self.down = nn.Parameter(down.to(layer.weight))
-        self.up = nn.Parameter(torch.zeros(layer.out_features, rank).to(layer.weight))
+        self.down = nn.Parameter(down.to(layer.weight))        # A
+        self.up = nn.Parameter(torch.zeros(layer.out_features, rank).to(layer.weight))     # B
 
     def forward(self, h):
         out = self.layer(h)
@@ -502,31 +666,35 @@ class LoRA(nn.Module):
         return self.layer.weight + self.scale * self.up @ self.down
 
 
-def adapt(model, rank=16):
+def adapt(model, rank=8):
     """Freeze a ModernGPT, with a LoRA beside every matrix of its blocks and its head.
 
     Returns the LoRAs: what is left to train. A model that has them already keeps them as they are.
     Raises ValueError if they have another rank.
     """
-    owners = [(block, name) for block in model.blocks for name in ("qkv", "out", "up", "down")]
-    owners.append((model, "head"))
+    owners = []
+    for part in [*model.blocks.modules(), model]:
+        if not isinstance(part, LoRA):
+            owners += [(part, name) for name, child in part.named_children()]
     loras = []
-    for owner, name in owners:
-        layer = getattr(owner, name)
+    for part, name in owners:
+        layer = getattr(part, name)
+        if not isinstance(layer, nn.Linear | LoRA):
+            continue
         lora = layer if isinstance(layer, LoRA) else LoRA(layer, rank)
         if len(lora.down) != rank:
             raise ValueError(f"adapt: the model has LoRAs of rank {len(lora.down)}, not {rank}")
-        loras.append(lora)
+        loras.append((part, name, lora))
     model.requires_grad_(False)
-    for (owner, name), lora in zip(owners, loras):
-        setattr(owner, name, lora)
+    for part, name, lora in loras:
+        setattr(part, name, lora)
         lora.down.requires_grad_(True)
         lora.up.requires_grad_(True)
-    return loras
+    return [lora for _, _, lora in loras]
 
 
 def answer_loss(model, tokens, is_answer):
-    """Eq. (8), nats, for tokens (N, T) and is_answer (N, T) bool.
+    """Eq. (12), nats, for tokens (N, T) and is_answer (N, T) bool.
 
     The first token of a row stands after nothing, and cannot be asked for.
     """
@@ -537,18 +705,65 @@ def answer_loss(model, tokens, is_answer):
     return F.cross_entropy(logits[asked], tokens[:, 1:][asked])
 
 
-def load_gpt2(name="openai-community/gpt2", fetch=False):
-    """[tokenizer, the library's model] of GPT-2 and ""; or None and why it cannot be had.
+SUM_LENGTH = 10  # characters: two numbers, "+", "=", up to three digits, the end of the line
 
-    name: a repository on the Hugging Face hub, or a folder. Without `fetch` only this machine is
-    searched.
+
+def sum_tokens(characters, chosen):
+    """Tokens (N, 10) of sums, numbered 0 to 9,999, and which of them are the answer (N, 10)."""
+    rows = []
+    lengths = []
+    for k in chosen.tolist():
+        first = k // 100
+        second = k % 100
+        question = f"{first:02d}+{second:02d}="
+        answer = f"{first + second}\n"
+        text = (question + answer).ljust(SUM_LENGTH, "\n")
+        rows.append(characters.encode(text))
+        lengths.append(len(answer))
+    position = torch.arange(SUM_LENGTH)
+    ends = 6 + torch.tensor(lengths)[:, None]
+    return torch.stack(rows), (position >= 6) & (position < ends)
+
+
+def split_sums(num_held_out=500, seed=0):
+    """Two tensors of sums' numbers: for training, and held out; 25+17 goes where 17+25 goes."""
+    pairs = [(first, second) for first in range(100) for second in range(first, 100)]
+    random = torch.Generator().manual_seed(seed)
+    training = []
+    held_out = []
+    for index in torch.randperm(len(pairs), generator=random).tolist():
+        first, second = pairs[index]
+        goes_to = held_out if len(held_out) < num_held_out else training
+        goes_to += sorted({100 * first + second, 100 * second + first})
+    return torch.tensor(training), torch.tensor(held_out)
+
+
+@torch.no_grad()
+def share_right(model, tokens, is_answer):
+    """The share of sums that are right to the last digit, when the model writes the answer."""
+    written = generate(model, tokens[:, :6], SUM_LENGTH - 6, temperature=0)
+    return ((written == tokens) | ~is_answer).all(dim=1).float().mean().item()
+
+
+def tune(model, rate, sums, num_steps, seed=0, text=None):
+    """Fine-tune all weights that are not frozen on sums (tokens, is_answer), with AdamW.
+
+    text: None, or windows (n, T + 1) of the old text, of which 4 are replayed at each step.
     """
-    from transformers import AutoTokenizer, GPT2LMHeadModel
-
-    kinds = (AutoTokenizer, GPT2LMHeadModel)
-    try:
-        found = [kind.from_pretrained(name, local_files_only=not fetch) for kind in kinds]
-    except Exception as problem:  # no network, no such file, a full disk: the lesson goes on
-        advice = "" if fetch else " Set FETCH_GPT2 = True in the set-up to fetch it (548 MB)."
-        return None, f"GPT-2's weights are not here ({type(problem).__name__}).{advice}"
-    return found, ""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    opt = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    tokens, is_answer = sums
+    random = torch.Generator().manual_seed(seed)
+    random_text = torch.Generator().manual_seed(seed)          # the sums are the same without text
+    for step in range(1, num_steps + 1):
+        chosen = torch.randint(len(tokens), (128,), generator=random)
+        set_rates([opt], step, num_steps)
+        with autocast(tokens.device):
+            loss = answer_loss(model, tokens[chosen], is_answer[chosen])
+            if text is not None:
+                replayed = torch.randint(len(text), (4,), generator=random_text)
+                loss = loss + next_token_loss(model, text[replayed])
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    return model

@@ -1,15 +1,25 @@
-"""The panels of 03b_gpt_beyond: byte-pair encoding; the logit lens over training."""
+"""The panels and pictures of 03b_gpt_beyond: byte-pair encoding, rotary positions, the logit lens.
+
+two_blocks()           the block of GPT-2 beside today's
+merges(...)            a text cut into tokens by ever more merges
+rotary()               a query and a key, turned by their positions, and their score
+growing_up(...)        the logit lens over the checkpoints of a training
+parts_picture(...)     what each part is worth: differences with their errors
+scaling_picture(...)   loss against computing, with a fitted line
+"""
 
 from __future__ import annotations
 
 import collections
+import math
 
 import torch
 import torch.nn.functional as F
 
+from aigc_helpers import plotting
 from aigc_helpers.data import load_text
 from aigc_helpers.models.gpt import generate
-from aigc_helpers.models.gpt_beyond import BytePairs
+from aigc_helpers.models.gpt_beyond import BytePairs, rotate
 from aigc_helpers.panels.core import Panel, frozen, slider, text_box
 from aigc_helpers.plotting import ReusableFigure
 
@@ -20,6 +30,107 @@ MONOSPACE = {"family": "monospace", "parse_math": False}
 def _visible(text):
     """A text as it can be drawn: new lines and blanks have a sign."""
     return text.replace("\n", "↵").replace(" ", "␣")
+
+
+# ---------------------------------------------------------------- pictures
+
+GPT2_BLOCK = ("layer norm", "attention", "layer norm", "MLP: GELU")
+TODAY = ("RMSNorm", "attention:\nrotary, QK-norm,\nshared keys", "RMSNorm", "MLP: squared\nReLU or SwiGLU,\nor experts")
+
+
+def two_blocks():
+    """Figure: the residual stream through GPT-2's block, and through today's."""
+    fig, ax = plotting.figure(8.8, 4.6, tight=False)
+    fig.subplots_adjust(0, 0, 1, 1)
+    ax.set(xlim=(0, 8.8), ylim=(0, 4.6))
+    ax.set_axis_off()
+    entrances = ("token + learnt position", "token; then a norm")
+    optimizers = ("AdamW for all weights", "Muon for matrices, AdamW for the rest")
+    columns = (("GPT-2, 2019", GPT2_BLOCK), ("today", TODAY))
+    for k, (title, parts) in enumerate(columns):
+        left = 0.5 + 4.4 * k
+        ax.text(left + 1.7, 4.38, title, ha="center", fontsize=12.5)
+        _draw_block(ax, left, parts, plotting.BLUE if k == 0 else plotting.ORANGE)
+        ax.text(left + 0.3, 0.38, entrances[k], fontsize=9.5)
+        ax.text(left + 0.3, 0.12, optimizers[k], fontsize=9.5, color=plotting.GREY)
+    return fig
+
+
+def _draw_block(ax, left, parts, colour):
+    """The stream from below to above at `left`, and two branches that read from it and add to it."""
+    from matplotlib.patches import Circle, Rectangle
+
+    look = {"arrowstyle": "->", "color": plotting.GREEN, "linewidth": 2.2}
+    ax.annotate("", (left, 4.5), (left, 0.3), arrowprops=look)
+    ax.text(left - 0.12, 0.3, "h", ha="right", va="center", fontsize=11)
+    for bottom, (norm, part) in zip((0.75, 2.55), (parts[:2], parts[2:]), strict=True):
+        y = bottom + 0.75
+        ax.plot([left, left + 0.35], [bottom, bottom], color=plotting.INK, linewidth=1.5)
+        ax.plot([left + 0.35] * 2, [bottom, y], color=plotting.INK, linewidth=1.5)
+        for x, width, text in ((left + 0.2, 1.05, norm), (left + 1.55, 1.75, part)):
+            box = {"facecolor": "white", "edgecolor": colour, "linewidth": 2, "zorder": 3}
+            ax.add_patch(Rectangle((x, y - 0.35), width, 0.9, **box))
+            ax.text(x + width / 2, y + 0.1, text, ha="center", va="center", fontsize=9.5, zorder=4)
+        ax.plot([left + 1.25, left + 1.55], [y + 0.1] * 2, color=plotting.INK, linewidth=1.5)
+        ax.plot([left + 2.4] * 2, [y + 0.55, y + 0.8], color=plotting.INK, linewidth=1.5)
+        ax.plot([left + 2.4, left], [y + 0.8] * 2, color=plotting.INK, linewidth=1.5)
+        plus = {"facecolor": "white", "edgecolor": plotting.GREEN, "zorder": 3}
+        ax.add_patch(Circle((left, y + 0.8), 0.13, **plus))
+        ax.text(left, y + 0.795, "+", ha="center", va="center", fontsize=12, zorder=4)
+
+
+T_95 = 4.30  # standard errors each way that make 95 %, with three seeds: Student's t, 2 d.f.
+
+
+def parts_picture(rows):
+    """Figure: the difference of each variant to the full model, with a 95 per cent interval.
+
+    rows: those of the experiment gpt_parts, numbers as text; the full model has no difference.
+    """
+    shown = {name: row for name, row in rows.items() if row["difference"]}
+    names = sorted(shown, key=lambda name: float(shown[name]["difference"]))
+    fig, ax = plotting.figure(7.8, 0.6 + 0.27 * len(names))
+    for y, name in enumerate(names):
+        difference = float(shown[name]["difference"])
+        error = T_95 * float(shown[name]["± standard error"])
+        told = abs(difference) > error
+        colour = plotting.GREY if not told else plotting.ORANGE if difference > 0 else plotting.BLUE
+        ax.errorbar(difference, y, xerr=error, fmt="o", color=colour, capsize=3, markersize=5)
+    ax.axvline(0.0, color=plotting.INK, linestyle=":", linewidth=1.2)
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set_xlabel("nats more than the full model (bars: 95 % intervals; grey: not told apart)")
+    return fig
+
+
+def scaling_picture(grid, held_out, lines):
+    """Figure: loss against computing in logarithms, a curve for each width, and lines a C^-b.
+
+    grid: the runs that the lines were fitted to; held_out: the larger run; lines: name -> (a, b).
+    """
+    fig, ax = plotting.figure(7.4, 3.4)
+    colours = (plotting.SKY, plotting.GREEN, plotting.BLUE)
+    widths = sorted({run["width"] for run in grid})
+    for width, colour in zip(widths, colours, strict=False):
+        runs = [run for run in grid if run["width"] == width]
+        compute = [run["computing, FLOP"] for run in runs]
+        losses = [run["validation loss"] for run in runs]
+        ax.plot(compute, losses, "o-", color=colour, label=f"width {width}", markersize=5)
+    lowest = min(run["computing, FLOP"] for run in grid)
+    ends = [lowest, 1.3 * held_out["computing, FLOP"]]
+    for (name, (a, b)), dashes in zip(lines.items(), ("--", ":"), strict=False):
+        line = [a * C**-b for C in ends]
+        ax.plot(ends, line, dashes, color=plotting.GREY, label=f"line: {name}", linewidth=1.4)
+    star = {"color": plotting.ORANGE, "markersize": 11, "linestyle": ""}
+    name = f"width {held_out['width']}, held out"
+    ax.plot(held_out["computing, FLOP"], held_out["validation loss"], marker="*", label=name, **star)
+    ax.set(xscale="log", yscale="log", xlabel="computing C, FLOP", ylabel="nats per character")
+    low, high = ax.get_ylim()
+    ticks = [tick / 5 for tick in range(5, 20) if low <= tick / 5 <= high]
+    ax.set_yticks(ticks, [f"{tick:.1f}" for tick in ticks])
+    ax.minorticks_off()
+    ax.legend(loc="lower left", fontsize=8.5)
+    return fig
 
 
 # ---------------------------------------------------------------- byte-pair encoding
@@ -121,6 +232,86 @@ def _draw_tokens(ax, labels):
         ax.broken_barh(parts, (row - 0.42, 0.84), facecolors=tints[row])
 
 
+# ---------------------------------------------------------------- rotary positions
+
+HEAD = 32  # numbers of a query or key: 16 pairs
+CLOCKS = (0, 4, 12)  # the pairs that are drawn
+FARTHEST = 64
+
+
+def rotary():
+    """A query and a key under rotary positions: three of their pairs as clock hands, and the score.
+
+    What moves: the position of the query, and how far behind it the key stands. What to see: with
+    the position both hands of a clock turn together, and the score stays; with the distance the
+    score runs along its curve.
+
+    Source: eq. (4) of the chapter; Su 2021, arXiv 2104.09864.
+    """
+    random = torch.Generator().manual_seed(3)
+    q = torch.randn(1, 1, 1, HEAD, generator=random).double()
+    k = (q + 0.6 * torch.randn(1, 1, 1, HEAD, generator=random)).double()  # they fit, at distance 0
+    margins = {"left": 0.01, "right": 0.98, "top": 0.86, "bottom": 0.2, "wspace": 0.25}
+    reusable = ReusableFigure(7.6, 2.5, margins, ncols=4, gridspec_kw={"width_ratios": [1, 1, 1, 2]})
+    fixed = rotate(q, FARTHEST)
+    curve = [_product(fixed, rotate(k, FARTHEST - gap)) for gap in range(FARTHEST + 1)]
+
+    def draw(position, distance):
+        position = max(position, distance)
+        turned_q = rotate(q, position)
+        turned_k = rotate(k, position - distance)
+        score = _product(turned_q, turned_k)
+        fig, axes = reusable.wipe()
+        for ax, pair in zip(axes, CLOCKS, strict=False):
+            _draw_clock(ax, turned_q.flatten(), turned_k.flatten(), pair)
+        ax = axes[-1]
+        ax.plot(range(FARTHEST + 1), curve, color=plotting.GREY, linewidth=1.3)
+        ax.plot(distance, score, "o", color=plotting.ORANGE, markersize=8)
+        ax.set(xlabel="distance", ylim=(min(curve) - 1, max(curve) + 1))
+        ax.set_title("the score q·k / √d", fontsize=10)
+        return fig, (
+            f"Query at {position}, key at {position - distance}: "
+            f"the score of all 16 pairs is {score:.3f}."
+        )
+
+    return Panel(
+        "Rotary positions",
+        draw,
+        controls={
+            "position": slider("query at position", 0, 200, 70, step=1),
+            "distance": slider("distance", 0, FARTHEST, 0, step=1),
+        },
+        frames=[
+            ("Query at 70, distance 0", {"position": 70, "distance": 0}),
+            ("Query at 73, distance 0", {"position": 73, "distance": 0}),
+            ("Query at 73, distance 3", {"position": 73, "distance": 3}),
+            ("Query at 150, distance 3", {"position": 150, "distance": 3}),
+        ],
+        alt="Three clocks, each with a blue hand for the query and an orange one for the key; beside "
+        "them the score as a curve over the distance, with a dot.",
+    )
+
+
+def _product(q, k):
+    """The score of a query and a key of HEAD numbers."""
+    return ((q * k).sum() / math.sqrt(HEAD)).item()
+
+
+def _draw_clock(ax, q, k, pair):
+    """One pair of numbers of the query and of the key, as hands of a clock."""
+    half = HEAD // 2
+    for x, colour in ((q, plotting.BLUE), (k, plotting.ORANGE)):
+        hand = torch.stack([x[pair], x[pair + half]])
+        hand = hand / hand.norm()
+        ax.plot([0, hand[0]], [0, hand[1]], color=colour, linewidth=2.5, solid_capstyle="round")
+    turn = torch.linspace(0, 2 * math.pi, 60)
+    ax.plot(turn.cos(), turn.sin(), color=plotting.GREY, linewidth=1)
+    ax.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), aspect="equal")
+    ax.set_axis_off()
+    theta = 10000 ** (-2 * pair / HEAD)
+    ax.set_title(f"pair {pair + 1}: {theta:.2g} rad\na position", fontsize=9)
+
+
 # ---------------------------------------------------------------- the logit lens over training
 
 NUM_SHOWN = 26  # characters of the reader's text
@@ -132,8 +323,8 @@ def growing_up(model, checkpoints, characters, opening):
     """The logit lens over the checkpoints of a training, and what each of them writes.
 
     What moves: the checkpoint, and the text that is read. What to see: in early checkpoints no
-    letter is sure, then line breaks and short words are, then longer words; and within the trained
-    model, after how many blocks a letter is settled.
+    character is sure, then line breaks and short words are, then longer words; and within the
+    trained model, after how many blocks a character is settled.
 
     model:       a ModernGPT; the panel works on a copy of it
     checkpoints: dict step -> its state dict at that step
@@ -166,7 +357,7 @@ def growing_up(model, checkpoints, characters, opening):
         shown = read[-min(NUM_SHOWN, model.context) :]
         fig, ax = reusable.wipe()
         _draw_lens(ax, _read_every_block(model, shown), shown, characters)
-        ax.set_title(f"step {step}: the likeliest next letter, after each block", fontsize=10)
+        ax.set_title(f"step {step}: the likeliest next character, after each block", fontsize=10)
         _write_sample(fig, written[step])
         last = read[-model.context :]
         message = f"{remark}Step {step} of {steps[-1]}"
@@ -184,7 +375,7 @@ def growing_up(model, checkpoints, characters, opening):
             "text": text_box("your text", "What is the matter, my lord?"),
         },
         frames=[*middle.items(), ("The last checkpoint", {"checkpoint": len(steps)})],
-        alt="For each block and each letter of a text, the next letter that the stream would "
+        alt="For each block and each character of a text, the next one that the stream would "
         "predict there; below it a sample.",
     )
 
@@ -200,9 +391,9 @@ def _read_every_block(model, tokens):
 
 
 def _draw_lens(ax, probabilities, tokens, characters):
-    """The likeliest letter of each block and place; the darker, the surer."""
+    """The likeliest character of each block and position; the darker, the surer."""
     p, best = probabilities.max(dim=-1)
-    # Light enough for dark letters.
+    # Light enough for dark signs.
     ax.imshow(p.numpy(), cmap="Blues", vmin=0, vmax=1.8, aspect="auto", origin="lower")
     letters = [_visible(letter) for letter in characters.alphabet]
     for layer, row in enumerate(best):
@@ -216,6 +407,6 @@ def _write_sample(fig, text):
     """What the model writes, in lines, at the foot of the figure."""
     text = _visible(text)
     lines = [text[k : k + LINE] for k in range(0, len(text), LINE)]
-    heading = "below the picture: the text, letter by letter; darker: surer"
+    heading = "below the picture: the text, character by character; darker: surer"
     words = "\n".join([heading, "", "it writes:", *lines])
     fig.text(0.02, 0.30, words, va="top", fontsize=8.5, **MONOSPACE)

@@ -1,5 +1,6 @@
 """03b_gpt_beyond: its exported functions beyond the page's own checks, its panels, exercises, seeded faults."""
 
+import copy
 import math
 from functools import partial
 
@@ -23,13 +24,21 @@ from tests.seeded_faults import in_notebook, in_panels
 
 NAME = "03b_gpt_beyond.ipynb"
 
-GPT2_PARTS = {"grams": 1, "rms": False, "rotary": False, "qk_norm": False, "relu2": False}
-MODELS = {"all": {"rows": 50}, "without chunks": {"grams": 1}, "with GPT-2's parts": GPT2_PARTS}
+GPT2_PARTS = {"norm": "layer", "rotary": False, "qk_norm": False, "mlp": "GELU"}
+EXTRAS = {"previous": lambda: gpt_beyond.PreviousTokens(11, 12), "tables": lambda: gpt_beyond.NgramTables(11, 12, 50)}
+MODELS = {
+    "full": {},
+    "with GPT-2's parts": GPT2_PARTS,
+    "with tables, shared keys and SwiGLU": {"extra": "tables", "kv_heads": 1, "mlp": "SwiGLU"},
+    "with previous tokens and experts": {"extra": "previous", "mlp": "experts"},
+}
 every_model = pytest.mark.parametrize("settings", MODELS.values(), ids=MODELS)
 
 
 def make_model(settings):
-    return stirred(gpt_beyond.ModernGPT(11, 16, 12, 2, 2, **settings))
+    settings = dict(settings)
+    extra = EXTRAS[settings.pop("extra")]() if "extra" in settings else None
+    return stirred(gpt_beyond.ModernGPT(11, 16, 12, 2, 2, extra=extra, **settings))
 
 
 @every_model
@@ -48,39 +57,114 @@ def test_the_same_text_is_written_with_and_without_the_cache_and_beyond_the_cont
     causal_models.assert_cache_changes_no_text(make_model(settings))
 
 
+def unit(x):
+    """x divided by its root mean square: eq. (3)."""
+    return x / (x.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
+
+
 @torch.no_grad()
 def test_a_modern_block_is_its_formula():
-    """Eq. (8) of 03 with eq. (2), eq. (3), queries and keys of length 1 a number, and the square of a ReLU; one head."""
+    """Eq. (8) of 03 with eq. (3), (4), (5) and the square of a ReLU; one head."""
     torch.manual_seed(0)
-    block, h = stirred(gpt_beyond.ModernBlock(8, 1)), torch.randn(1, 5, 8)
-
-    def unit(x):
-        return x / (x.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
-
-    q, k, v = block.qkv(unit(h) * block.norm1.weight).chunk(3, dim=-1)
+    block = stirred(gpt_beyond.ModernBlock(8, 1))
+    h = torch.randn(1, 5, 8)
+    inputs = unit(h) * block.norm1.weight
+    q, k, v = (getattr(block.attention, name)(inputs) for name in "qkv")
     q, k = (gpt_beyond.rotate(unit(x)[:, None])[:, 0] for x in (q, k))
-    middle = h + block.out(gpt.attention(q, k, v, gpt.causal_mask(5))[0])
-    inner = block.up(unit(middle) * block.norm2.weight)
-    want = middle + block.down(inner * (inner > 0) * inner)
+    middle = h + block.attention.out(gpt.attention(q, k, v, gpt.causal_mask(5))[0])
+    inner = block.mlp.up(unit(middle) * block.norm2.weight)
+    want = middle + block.mlp.down(inner * (inner > 0) * inner)
     torch.testing.assert_close(block(h), want, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_without_the_mask_a_position_takes_from_later_ones():
+    layer = gpt_beyond.ModernAttention(8, 2, causal=False)
+    h = torch.randn(1, 5, 8, generator=seeded())
+    changed = h.clone()
+    changed[0, 4] += 1
+    assert (layer(changed) - layer(h))[0, 0].abs().max() > 1e-4
+
+
+def test_experts_take_every_position_to_its_own_mlp_and_count_the_loads():
+    torch.manual_seed(1)
+    mixture = gpt_beyond.Experts(6, 3)
+    h = torch.randn(4, 9, 6)
+    out = mixture(h)
+    flat = h.view(-1, 6)
+    p = (flat @ mixture.router.weight.T).softmax(dim=1)
+    who = p.argmax(dim=1)
+    want = torch.stack([p[n, e] * mixture.experts[e](flat[n]) for n, e in enumerate(who.tolist())])
+    torch.testing.assert_close(out, want.view_as(h), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mixture.load, who.bincount(minlength=3) / 36)
+    mixture.balance.backward(retain_graph=True)
+    assert mixture.router.weight.grad.abs().sum() > 0, "the balance reaches the router"
+    before = mixture.router.weight.grad.clone()
+    out.sum().backward()
+    assert not torch.equal(before, mixture.router.weight.grad), "so does the loss of the text"
+
+
+def test_balance_losses_are_added_over_blocks_and_none_is_zero():
+    model = make_model({"mlp": "experts"})
+    model(torch.zeros(1, 5).long())
+    want = sum(block.mlp.balance for block in model.blocks)
+    torch.testing.assert_close(gpt_beyond.balance_loss(model), want)
+    assert gpt_beyond.balance_loss(make_model({})) == 0
+
+
+def test_a_step_with_experts_trains_the_router_by_its_balance():
+    moved = {}
+    for balance in (0.0, 100.0):
+        model, opts = gpt_beyond.make_variant("4 experts for one MLP", 9, 0, None, 8, 16, 1)
+        batch = torch.arange(36).view(4, 9) % 9
+        gpt_beyond.train_step(model, opts, batch, torch.device("cpu"), balance)
+        moved[balance] = model.blocks[0].mlp.router.weight.clone()
+    assert not torch.equal(moved[0.0], moved[100.0])
+
+
+def test_an_expert_without_a_position_is_no_error():
+    mixture = gpt_beyond.Experts(6, 4)
+    assert mixture(torch.randn(1, 1, 6)).shape == (1, 1, 6)
+    assert mixture.load.sum() == 1
+
+
+@pytest.mark.parametrize("name", gpt_beyond.VARIANTS)
+def test_every_variant_trains(name):
+    model, opts = gpt_beyond.make_variant(name, 9, 0, context=8, width=16, num_blocks=1)
+    tokens = torch.arange(200) % 9
+    gpt_beyond.train_for(model, opts, tokens, 30, 4, 0)
+    with torch.no_grad():
+        assert gpt.next_token_loss(model, tokens[:9][None]).item() < 1.5
+    assert not model.training
+
+
+def test_the_same_seed_trains_the_same_and_equal_parts_start_equal():
+    ends = []
+    for _ in range(2):
+        model, opts = gpt_beyond.make_variant("the full model", 9, 3, context=8, width=16)
+        gpt_beyond.train_for(model, opts, torch.arange(200) % 9, 3, 4, 0)
+        ends.append(model.head.weight.clone())
+    assert torch.equal(*ends)
+    one, _ = gpt_beyond.make_variant("the full model", 9, 3)
+    other, _ = gpt_beyond.make_variant("with n-gram tables", 9, 3)
+    assert torch.equal(one.blocks[3].attention.q.weight, other.blocks[3].attention.q.weight)
+
+
+def test_a_variant_that_is_none_is_one_message():
+    with pytest.raises(ValueError, match="make_variant: unknown name 'GPT-9'"):
+        gpt_beyond.make_variant("GPT-9", 9, 0)
 
 
 @pytest.mark.parametrize("muon", [True, False])
 def test_each_weight_has_exactly_one_optimiser_and_all_of_them_move(muon):
-    model = stirred(gpt_beyond.ModernGPT(11, 16, 12, 2, 2, rows=50))
-    opts = gpt_beyond.optimizers(model, muon)
+    model = make_model({"extra": "tables"})
+    opts = gpt_beyond.make_optimizers(model, muon)
     owned = [id(weight) for opt in opts for group in opt.param_groups for weight in group["params"]]
     assert sorted(owned) == sorted(id(weight) for weight in model.parameters())
-    if muon:
-        by_muon = {id(weight) for group in opts[1].param_groups for weight in group["params"]}
-        layers = [
-            layer
-            for block in model.blocks
-            for layer in (block.qkv, block.out, block.up, block.down)
-        ]
-        assert by_muon == {id(layer.weight) for layer in layers}, (
-            "no embedding, no table, no norm, no exit"
-        )
+    of_matrices = {id(weight) for group in opts[1].param_groups for weight in group["params"]}
+    matrices = {id(w) for w in model.blocks.parameters() if w.ndim == 2}
+    assert of_matrices == matrices, "no embedding, no table, no norm, no head"
+    assert isinstance(opts[1], gpt_beyond.Muon) == muon
     before = [weight.clone() for weight in model.parameters()]
     gpt_beyond.set_rates(opts, 5, 100)
     gpt_beyond.train_step(
@@ -92,7 +176,7 @@ def test_each_weight_has_exactly_one_optimiser_and_all_of_them_move(muon):
 
 
 def test_the_rates_rise_stay_and_fall_to_nearly_zero():
-    opts = gpt_beyond.optimizers(gpt_beyond.ModernGPT(11, 16, 12, 2, 1, grams=1))
+    opts = gpt_beyond.make_optimizers(gpt_beyond.ModernGPT(11, 16, 12, 2, 1))
     seen = []
     for step in range(1, 101):
         gpt_beyond.set_rates(opts, step, 100)
@@ -107,8 +191,8 @@ def test_the_rates_rise_stay_and_fall_to_nearly_zero():
 
 def test_training_makes_the_loss_fall():
     torch.manual_seed(0)
-    model = gpt_beyond.ModernGPT(5, 8, 16, 2, 1, rows=50)
-    opts, batch = gpt_beyond.optimizers(model), torch.arange(36).view(4, 9) % 5
+    model = gpt_beyond.ModernGPT(5, 8, 16, 2, 1)
+    opts, batch = gpt_beyond.make_optimizers(model), torch.arange(36).view(4, 9) % 5
     losses = []
     for step in range(1, 41):
         gpt_beyond.set_rates(opts, step, 40)
@@ -123,62 +207,6 @@ def test_the_merges_of_a_text_without_pairs_end_with_a_clear_message():
         gpt_beyond.learn_merges("abc", 3)
 
 
-def test_a_sentence_that_is_torn_apart_is_labelled_so():
-    """The trunk is asked with halves that fit or halves that do not, and the label says which."""
-    seen = {}
-
-    class Spy:
-        def features(self, tokens):
-            seen["tokens"] = tokens
-            return torch.zeros(*tokens.shape, 3)
-
-        def verdict(self, h):
-            return h[..., :1]
-
-    x = torch.arange(8)[:, None] * 10 + torch.arange(4)
-    loss, _ = gpt_beyond.sentence_goal(Spy(), x, seeded())
-    fits = seen["tokens"][:, 2] // 10 == seen["tokens"][:, 1] // 10
-    assert 0 < fits.sum() < 8 and loss.item() == pytest.approx(math.log(2))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            F,
-            "binary_cross_entropy_with_logits",
-            lambda logits, labels: seen.update(labels=labels) or loss,
-        )
-        gpt_beyond.sentence_goal(Spy(), x, seeded())
-    assert torch.equal(seen["labels"][:, 0].bool(), fits)
-
-
-def test_the_masked_goal_asks_only_for_what_is_hidden():
-    class Copier:
-        hidden = 5
-
-        def gpt(self, tokens):
-            return (
-                50.0 * F.one_hot(tokens, 6).float()
-            )  # sure of what it sees; where a token is hidden, sure of "hidden"
-
-    x = torch.randint(5, (50, 20), generator=seeded())
-    loss, _ = gpt_beyond.masked_goal(Copier(), x, seeded())
-    assert loss.item() == pytest.approx(50.0)
-
-
-def test_the_replaced_goal_labels_what_was_swapped():
-    class Knowing:
-        def __init__(self, x):
-            self.x = x
-
-        def features(self, tokens):
-            return (tokens != self.x)[..., None].float()
-
-        def verdict(self, h):
-            return 20 * h - 10
-
-    x = torch.randint(9, (50, 20), generator=seeded())
-    loss, ahead = gpt_beyond.replaced_goal(Knowing(x), x, seeded())
-    assert loss.item() < 1e-3 and ahead == 1.0
-
-
 def test_the_answers_loss_leaves_the_question_out():
     tokens, is_answer = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[False, False, True, False]])
 
@@ -190,60 +218,72 @@ def test_the_answers_loss_leaves_the_question_out():
     assert gpt_beyond.answer_loss(model, tokens, is_answer).item() < 1e-6
 
 
-def test_marks_refuse_the_bugs_of_the_exercises():
-    """Each published bug, handed in as an answer, is refused; the solutions are marked right by tests/test_notebooks.py."""
-    space = run_cells("03b_gpt_beyond.ipynb", ("setup", "export"))
-    run_marks("03b_gpt_beyond.ipynb", space)
-
-    def from_the_left(tokens, merges):
-        rank, k = {pair: m for m, pair in enumerate(merges)}, 0
-        while k < len(tokens) - 1:
-            pair = tuple(tokens[k : k + 2])
-            tokens, k = (
-                (tokens[:k] + [256 + rank[pair]] + tokens[k + 2 :], 0)
-                if pair in rank
-                else (tokens, k + 1)
-            )
-        return tokens
-
-    def all_places(logits, x, hide):
-        return F.cross_entropy(logits.flatten(0, 1), x.flatten())
-
-    def two_zeros(out_features, in_features, rank):
-        return torch.zeros(out_features, rank), torch.zeros(rank, in_features)
-
-    def place_zero(q, new_k, old_k):
-        return (gpt_beyond.rotate(q) @ torch.cat([old_k, gpt_beyond.rotate(new_k)]).T)[0]
-
-    for number, bug in enumerate((from_the_left, all_places, two_zeros, place_zero), start=1):
-        with pytest.raises(CheckFailed):
-            space[f"mark_{number}"](bug)
+def test_sums_are_written_with_their_answers_and_the_answer_is_marked():
+    characters = gpt.Characters("0123456789+=\n")
+    tokens, is_answer = gpt_beyond.sum_tokens(characters, torch.tensor([1725, 9909, 3]))
+    assert characters.decode(tokens[0]) == "17+25=42\n\n"
+    assert [characters.decode(row[mark]) for row, mark in zip(tokens, is_answer, strict=True)] == ["42\n", "108\n", "3\n"]
 
 
-def test_gpt2_is_loaded_from_a_folder_and_gives_our_model_its_logits(tmp_path):
-    from tokenizers import Tokenizer, models
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+def test_held_out_sums_have_no_mirror_image_in_training():
+    training, held_out = (set(part.tolist()) for part in gpt_beyond.split_sums(300))
+    assert not training & held_out and len(training | held_out) == 10_000
+    assert all(k % 100 * 100 + k // 100 in held_out for k in held_out)
+    assert 300 <= len(held_out) <= 301
 
+
+def test_a_model_that_adds_is_right_and_one_that_does_not_is_wrong():
+    characters = gpt.Characters("0123456789+=\n")
+    sums = gpt_beyond.sum_tokens(characters, torch.tensor([1725, 9909]))
+
+    class Adder(torch.nn.Module):
+        context = 16
+
+        def __init__(self, slip):
+            super().__init__()
+            self.slip = slip
+
+        def forward(self, tokens, cache=None):
+            logits = torch.zeros(*tokens.shape, len(characters))
+            for row, text in enumerate(tokens):
+                question, _, begun = characters.decode(text).partition("=")
+                first, second = map(int, question.split("+"))
+                answer = f"{first + second + self.slip}\n".ljust(20, "\n")
+                logits[row, -1, characters.number[answer[len(begun)]]] = 50.0
+            return logits
+
+    def share(slip):
+        model = Adder(slip)
+        with pytest.MonkeyPatch.context() as patch:
+            plain = partial(gpt.generate, use_cache=False)
+            patch.setattr(gpt_beyond, "generate", plain)
+            return gpt_beyond.share_right(model, *sums)
+
+    assert share(0) == 1.0 and share(1) == 0.0
+
+
+def test_tuning_learns_sums_and_replay_keeps_the_text():
     torch.manual_seed(0)
-    GPT2LMHeadModel(GPT2Config(vocab_size=20, n_positions=16, n_embd=12, n_layer=2, n_head=2, bos_token_id=0,
-                               eos_token_id=0)).save_pretrained(tmp_path)  # fmt: skip
-    PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.BPE({"a": 0, "b": 1}, []))
-    ).save_pretrained(tmp_path)
-    (vocabulary, library), message = gpt_beyond.load_gpt2(str(tmp_path))
-    assert message == "" and vocabulary.encode("ab") == [0, 1]
-    ours = gpt.GPT(20, 16, 12, 2, 2).eval()
-    ours.load_state_dict(gpt.from_gpt2(library.state_dict()))
-    tokens = torch.randint(20, (2, 16), generator=seeded())
-    with torch.no_grad():
-        torch.testing.assert_close(
-            ours(tokens), library.eval()(tokens).logits, rtol=1e-3, atol=1e-4
-        )
+    characters = gpt.Characters("abc0123456789+=\n")
+    text = characters.encode("abc" * 100)
+    model = gpt_beyond.ModernGPT(len(characters), 16, 32, 2, 1)
+    gpt_beyond.train_for(model, gpt_beyond.make_optimizers(model), text, 40, 8, 0)
+    sums = gpt_beyond.sum_tokens(characters, torch.arange(0, 900, 7))
+    windows = text.unfold(0, 17, 1)
+    losses = {}
+    for name, replay in {"alone": None, "replay": windows}.items():
+        tuned = gpt_beyond.tune(copy.deepcopy(model), 5e-3, sums, 80, text=replay)
+        with torch.no_grad():
+            losses[name] = gpt.next_token_loss(tuned, windows[:8]).item()
+            assert gpt_beyond.answer_loss(tuned, *sums) < gpt_beyond.answer_loss(model, *sums) - 0.8
+    assert losses["replay"] < 0.2 < losses["alone"]
 
 
-def test_without_the_weights_there_is_one_clear_message(tmp_path):
-    found, message = gpt_beyond.load_gpt2(str(tmp_path))
-    assert found is None and "FETCH_GPT2 = True" in message and "\n" not in message
+def test_names_of_llama_that_we_have_not_are_refused():
+    assert gpt_beyond.rename_llama("model.layers.11.mlp.up_proj.weight") == "blocks.11.mlp.up.weight"
+    for name in ("model.layers.0.self_attn.q_proj.bias", "model.layers.0.self_attn.q_norm.weight"):
+        with pytest.raises(ValueError, match="ModernGPT has no place for the weights"):
+            gpt_beyond.rename_llama(name)
 
 
 # ---------------------------------------------------------------- byte-pair encoding at its edges
@@ -286,13 +326,13 @@ def test_what_is_learnt_is_the_most_frequent_pair_each_time(text, num_merges):
                 gpt_beyond.learn_merges(text, num_merges)
             return
         merges.append(max(counts, key=lambda pair: (counts[pair], pair)))
-        pieces = [gpt_beyond.glue(piece, merges[-1], new) for piece in pieces]
+        pieces = [gpt_beyond.merge_pair(piece, merges[-1], new) for piece in pieces]
     assert gpt_beyond.learn_merges(text, num_merges) == merges
 
 
 def test_no_merges_are_bytes_and_no_text_is_no_tokens():
     plain = gpt_beyond.BytePairs("", 0)
-    assert plain.encode("") == [] and plain.decode([]) == "" and len(plain) == 256
+    assert plain.encode("") == [] and plain.decode([]) == "" and len(plain) == 257
     assert plain.encode("ab\u00e9") == [97, 98, 0xC3, 0xA9]
     assert PAIRS.encode("the cat", 0) == list(b"the cat"), "0 merges are not all of them"
     with pytest.raises(ValueError, match="only 0 of the 1 merges can be learnt"):
@@ -311,10 +351,28 @@ def test_a_number_of_merges_that_is_none(num_merges):
         gpt_beyond.learn_merges("the", num_merges)
 
 
-@pytest.mark.parametrize("token", [-1, 280, 1.0])
+@pytest.mark.parametrize("token", [-1, 281, 1.0])
 def test_tokens_that_the_vocabulary_does_not_have(token):
-    with pytest.raises(ValueError, match="decode: a token must be a whole number from 0 to 279"):
+    with pytest.raises(ValueError, match="decode: a token must be a whole number from 0 to 280"):
         PAIRS.decode([97, token])
+
+
+@given(st.lists(st.text(alphabet=LETTERS, max_size=20), max_size=4))
+def test_documents_come_back_one_by_one_from_their_ends(documents):
+    tokens = PAIRS.encode_documents(documents)
+    assert tokens.count(PAIRS.end) == len(documents)
+    found = [[]]
+    for token in tokens:
+        if token == PAIRS.end:
+            found.append([])
+        else:
+            found[-1].append(token)
+    assert [PAIRS.decode(document) for document in found[:-1]] == documents
+    assert PAIRS.decode(tokens) == "".join(documents), "the end of text has no bytes"
+
+
+def test_bits_per_byte_count_bytes():
+    assert gpt_beyond.bits_per_byte(6 * math.log(256), "你好") == pytest.approx(8.0)
 
 
 def test_half_a_character_is_refused_in_a_sentence_and_half_a_token_is_a_sign():
@@ -326,7 +384,7 @@ def test_half_a_character_is_refused_in_a_sentence_and_half_a_token_is_a_sign():
 # ---------------------------------------------------------------- models at their edges
 
 
-@pytest.mark.parametrize("model_settings", [{"rows": 50}, GPT2_PARTS], ids=["modern", "GPT-2's"])
+@pytest.mark.parametrize("model_settings", [{}, GPT2_PARTS], ids=["modern", "GPT-2's"])
 def test_the_context_is_kept_and_no_tokens_are_refused(model_settings):
     model = make_model(model_settings)
     cache = gpt.Cache()
@@ -341,7 +399,7 @@ def test_the_context_is_kept_and_no_tokens_are_refused(model_settings):
 
 
 def test_a_context_of_one_reads_and_writes():
-    model = stirred(gpt_beyond.ModernGPT(11, 1, 12, 2, 1, rows=50))
+    model = stirred(gpt_beyond.ModernGPT(11, 1, 12, 2, 1, extra=EXTRAS["tables"]()))
     for use_cache in (True, False):
         written = gpt.generate(model, torch.tensor([[3]]), 5, seeded(), use_cache)
         assert written.shape == (1, 6)
@@ -352,37 +410,48 @@ BAD_MODELS = {
     "no heads": ({"num_heads": 0}, "num_heads must be a whole number of at least 1"),
     "odd heads to rotate": ({"width": 6, "num_heads": 2}, "2 equal heads of an even width"),
     "no context": ({"context": 0}, "context must be a whole number of at least 1"),
-    "no tokens in a chunk": ({"grams": 0}, "grams must be a whole number of at least 1"),
-    "no rows": ({"rows": 0}, "rows must be a whole number of at least 1"),
+    "keys that cannot be shared": ({"kv_heads": 3}, "2 heads cannot share 3 of keys"),
+    "no heads of keys": ({"kv_heads": 0}, "kv_heads must be a whole number of at least 1"),
+    "an unknown MLP": ({"mlp": "ReLU"}, "unknown mlp 'ReLU'; choose one of squared ReLU"),
+    "an unknown norm": ({"norm": "batch"}, "unknown norm 'batch'"),
 }
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD_MODELS.values(), ids=BAD_MODELS)
 def test_sizes_that_make_no_model(changes, message):
-    sizes = {"context": 16, "width": 12, "num_heads": 2, "num_blocks": 1, "rows": 50} | changes
+    sizes = {"context": 16, "width": 12, "num_heads": 2, "num_blocks": 1} | changes
     with pytest.raises(ValueError, match=message):
         gpt_beyond.ModernGPT(11, **sizes)
 
 
 def test_odd_heads_are_fine_without_rotation_and_rotate_says_so_itself():
-    gpt_beyond.ModernGPT(11, 16, 6, 2, 1, grams=1, rotary=False)
+    gpt_beyond.ModernGPT(11, 16, 6, 2, 1, rotary=False)
     with pytest.raises(ValueError, match="rotate: the width of a head must be even"):
         gpt_beyond.rotate(torch.zeros(1, 1, 4, 3))
 
 
-def test_chunks_of_one_table_row_and_of_a_large_vocabulary_stay_inside_the_table():
-    tokens = torch.tensor([[0, 50_256, 50_256, 50_256, 17]])
+def test_rows_of_tables_stay_inside_the_table_and_are_those_of_pairs_and_triples():
+    tokens = torch.tensor([[0, 66, 66, 66, 17, 66, 66]])
     for rows in (1, 7, 32_768):
-        for found in gpt_beyond.chunk_rows(tokens, 50_257, rows, 4):
-            assert found.shape == tokens.shape
-            assert found.min() >= 0 and found.max() < rows
+        pair, triple = gpt_beyond.NgramTables(67, 8, rows).numbers(tokens)
+        assert pair.tolist()[0][1:3] == [66, 66 * 67 + 66] and pair.max() < 67**2
+        assert triple.shape == tokens.shape and triple.min() >= 0 and triple.max() < rows
+    assert len(set(triple[0, 2:].tolist())) == 5, "five different triples"
+    assert gpt_beyond.shifted(tokens, 2).tolist() == [[0, 0, 0, 66, 66, 66, 17]]
+
+
+def test_triples_are_dropped_in_training_only():
+    tables = gpt_beyond.NgramTables(11, 12, 50, dropout=0.9)
+    tokens = torch.arange(9)[None]
+    assert not torch.equal(tables.train()(tokens), tables(tokens))
+    assert torch.equal(tables.eval()(tokens), tables(tokens))
 
 
 # ---------------------------------------------------------------- sampling from these models
 
 
 def test_the_settings_of_the_sampler_reach_it():
-    model = make_model({"rows": 50})
+    model = make_model({})
     start = torch.tensor([[1, 2, 3]])
     greedy = gpt.generate(model, start, 8, seeded(), temperature=0)
     for same in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}):
@@ -400,7 +469,7 @@ BAD_SAMPLING = [{"temperature": -1.0}, {"temperature": math.nan}, {"top_k": 0}, 
 @pytest.mark.parametrize("wrong", BAD_SAMPLING, ids=str)
 def test_settings_that_no_sampler_has_are_refused_here_too(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        gpt.generate(make_model({"rows": 50}), torch.tensor([[1]]), 2, seeded(), **wrong)
+        gpt.generate(make_model({}), torch.tensor([[1]]), 2, seeded(), **wrong)
 
 
 # ---------------------------------------------------------------- optimisers
@@ -408,7 +477,7 @@ def test_settings_that_no_sampler_has_are_refused_here_too(wrong):
 
 def small():
     torch.manual_seed(0)
-    return gpt_beyond.ModernGPT(9, context=8, width=16, num_heads=2, num_blocks=2, rows=64)
+    return gpt_beyond.ModernGPT(9, context=8, width=16, num_heads=2, num_blocks=2)
 
 
 BATCH = torch.randint(9, (4, 9), generator=seeded(2))
@@ -420,7 +489,7 @@ def test_a_frozen_part_is_left_out_and_the_rest_trains(muon, frozen):
     model = small()
     model.get_submodule(frozen).requires_grad_(False)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
-    opts = gpt_beyond.optimizers(model, muon)
+    opts = gpt_beyond.make_optimizers(model, muon)
     owned = {id(w) for opt in opts for group in opt.param_groups for w in group["params"]}
     assert owned == {id(w) for w in model.parameters() if w.requires_grad}
     losses = [gpt_beyond.train_step(model, opts, BATCH, "cpu").item() for _ in range(3)]
@@ -435,7 +504,7 @@ def test_a_block_frozen_after_the_optimisers_were_made_stays_as_it_is():
     losses = []
     for muon in (True, False):
         model = small()
-        opts = gpt_beyond.optimizers(model, muon)
+        opts = gpt_beyond.make_optimizers(model, muon)
         model.blocks[0].requires_grad_(False)
         before = [weight.clone() for weight in model.blocks[0].parameters()]
         losses.append(gpt_beyond.train_step(model, opts, BATCH, "cpu").item())
@@ -446,8 +515,8 @@ def test_a_block_frozen_after_the_optimisers_were_made_stays_as_it_is():
 
 def test_a_model_with_nothing_to_train_is_one_message():
     model = small().requires_grad_(False)
-    with pytest.raises(ValueError, match="optimizers: every weight of the model is frozen"):
-        gpt_beyond.optimizers(model)
+    with pytest.raises(ValueError, match="make_optimizers: every weight is frozen"):
+        gpt_beyond.make_optimizers(model)
 
 
 def test_muon_refuses_what_is_no_matrix_and_settings_that_are_none():
@@ -463,13 +532,13 @@ def test_muon_refuses_what_is_no_matrix_and_settings_that_are_none():
 
 @pytest.mark.parametrize(("step", "num_steps"), [(0, 10), (11, 10), (1, 0), (1.0, 10)])
 def test_the_rates_of_a_step_that_a_run_does_not_have(step, num_steps):
-    opts = gpt_beyond.optimizers(small())
+    opts = gpt_beyond.make_optimizers(small())
     with pytest.raises(ValueError, match="set_rates: (step|num_steps) must be a whole number"):
         gpt_beyond.set_rates(opts, step, num_steps)
 
 
 def test_a_run_of_one_step_has_a_rate():
-    opts = gpt_beyond.optimizers(small())
+    opts = gpt_beyond.make_optimizers(small())
     gpt_beyond.set_rates(opts, 1, 1)
     assert [opt.param_groups[0]["lr"] for opt in opts] == [5e-3, 0.02]
 
@@ -482,12 +551,12 @@ def test_adapting_twice_gives_the_same_loras_and_they_still_train():
     first = gpt_beyond.adapt(model, rank=3)
     torch.nn.init.normal_(first[0].up)
     second = gpt_beyond.adapt(model, rank=3)
-    assert len(first) == 9 and all(a is b for a, b in zip(first, second, strict=True))
+    assert len(first) == 13 and all(a is b for a, b in zip(first, second, strict=True))
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    assert len(trained) == 18 and first[0].up.abs().sum() > 0
+    assert len(trained) == 26 and first[0].up.abs().sum() > 0
     with pytest.raises(ValueError, match="adapt: the model has LoRAs of rank 3, not 4"):
         gpt_beyond.adapt(model, rank=4)
-    assert len([weight for weight in model.parameters() if weight.requires_grad]) == 18
+    assert len([weight for weight in model.parameters() if weight.requires_grad]) == 26
 
 
 @pytest.mark.parametrize("rank", [0, -1, 2.0])
@@ -511,28 +580,6 @@ def test_lora_goes_beside_linear_layers_of_any_precision_with_or_without_a_bias(
         gpt_beyond.LoRA(torch.nn.Embedding(3, 2))
 
 
-# ---------------------------------------------------------------- objectives at their edges
-
-
-def make_trunk():
-    torch.manual_seed(0)
-    return gpt_beyond.Trunk(gpt_beyond.ModernGPT(6, 8, 16, 2, 1, grams=1, causal=False))
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_the_losses_of_very_few_tokens_are_numbers(seed):
-    x = torch.tensor([[1, 2]])
-    for goal in (gpt_beyond.masked_goal, gpt_beyond.replaced_goal):
-        loss, score = goal(make_trunk(), x, seeded(seed))
-        assert loss.isfinite() and math.isfinite(score)
-
-
-def test_a_sentence_without_another_one_cannot_be_torn_apart():
-    for shape in ((1, 8), (4, 1)):
-        with pytest.raises(ValueError, match="sentence_goal: needs two rows of two tokens"):
-            gpt_beyond.sentence_goal(make_trunk(), torch.zeros(shape).long(), seeded())
-
-
 def test_an_answer_that_is_marked_nowhere_is_one_message():
     first_only = torch.tensor([[True, False, False]])
     with pytest.raises(ValueError, match="answer_loss: is_answer marks no token after the first"):
@@ -541,34 +588,108 @@ def test_an_answer_that_is_marked_nowhere_is_one_message():
 
 # ---------------------------------------------------------------- exercises
 
-ANSWERS = [  # (an answer that works in place and is right, one that is wrong), in the page's order
+ANSWERS = [  # (an answer that is right, those that are wrong), in the page's order
     (
         """
 def encode_piece(tokens, merges):
     new = 256
     while merges:
-        tokens[:] = glue(tokens, merges.pop(0), new)
+        tokens[:] = merge_pair(tokens, merges.pop(0), new)
         new += 1
     return tokens
 """,
         """
 def encode_piece(tokens, merges):
     while merges:
-        tokens[:] = glue(tokens, merges.pop(), 256 + len(merges))
+        tokens[:] = merge_pair(tokens, merges.pop(), 256 + len(merges))
+    return tokens
+""",
+        """
+def encode_piece(tokens, merges):
+    rank = {pair: m for m, pair in enumerate(merges)}
+    k = 0
+    while k < len(tokens) - 1:
+        pair = tuple(tokens[k : k + 2])
+        if pair in rank:
+            tokens = tokens[:k] + [256 + rank[pair]] + tokens[k + 2 :]
+            k = 0
+        else:
+            k += 1
     return tokens
 """,
     ),
     (
         """
-def masked_loss(logits, x, hide):
-    logits -= logits.logsumexp(dim=-1, keepdim=True)
-    return -logits[hide].gather(1, x[hide][:, None]).mean()
+def bits_of(loss_per_token, num_tokens, text):
+    return bits_per_byte(loss_per_token * num_tokens, text)
 """,
         """
-def masked_loss(logits, x, hide):
-    logits.zero_()
-    hide.fill_(True)
-    return F.cross_entropy(logits[hide], x[hide])
+def bits_of(loss_per_token, num_tokens, text):
+    return loss_per_token * num_tokens / math.log(2) / len(text)
+""",
+        """
+def bits_of(loss_per_token, num_tokens, text):
+    return loss_per_token * num_tokens / len(text.encode())
+""",
+    ),
+    (
+        """
+def scores_of_new_position(q, new_k, old_k):
+    q.copy_(rotate(q, len(old_k)))
+    new_k.copy_(rotate(new_k, len(old_k)))
+    return (torch.cat([old_k, new_k]) @ q.T)[:, 0]
+""",
+        """
+def scores_of_new_position(q, new_k, old_k):
+    return (torch.cat([old_k, rotate(new_k)]) @ rotate(q).T)[:, 0]
+""",
+        """
+def scores_of_new_position(q, new_k, old_k):
+    return (torch.cat([old_k, rotate(new_k)]) @ rotate(q, len(old_k)).T)[:, 0]
+""",
+    ),
+    (
+        """
+def texts_that_fit(memory, blocks, kv_heads, d, length, bytes_each=2):
+    return int(memory / (2 * blocks * kv_heads * d * length * bytes_each))
+""",
+        """
+def texts_that_fit(memory, blocks, kv_heads, d, length, bytes_each=2):
+    return memory // (blocks * kv_heads * d * length * bytes_each)
+""",
+        """
+def texts_that_fit(memory, blocks, kv_heads, d, length, bytes_each=2):
+    return round(memory / (2 * blocks * kv_heads * d * length * bytes_each))
+""",
+    ),
+    (
+        """
+def balance_of(p):
+    f = p.argmax(dim=1).bincount(minlength=p.shape[1]) / len(p)
+    return p.shape[1] * (f * p.mean(dim=0)).sum()
+""",
+        """
+def balance_of(p):
+    return p.shape[1] * p.mean(dim=0).square().sum()
+""",
+        """
+def balance_of(p):
+    f = p.argmax(dim=1).bincount(minlength=p.shape[1]) / len(p)
+    return (f * p.mean(dim=0)).sum()
+""",
+    ),
+    (
+        """
+def plan(C, N, batch, context, a, b):
+    return math.floor(C / (6 * N * batch * context)), a / C**b
+""",
+        """
+def plan(C, N, batch, context, a, b):
+    return math.floor(C / (6 * N * batch)), a / C**b
+""",
+        """
+def plan(C, N, batch, context, a, b):
+    return math.floor(C / (6 * N * batch * context)), a * C**b
 """,
     ),
     (
@@ -580,30 +701,64 @@ def lora_start(out_features, in_features, rank):
 """,
         """
 def lora_start(out_features, in_features, rank):
-    B = torch.ones(out_features, rank)
-    B *= 0
-    return B, torch.empty(rank, in_features).zero_()
+    return torch.zeros(out_features, rank), torch.zeros(rank, in_features)
+""",
+        """
+def lora_start(out_features, in_features, rank):
+    return torch.randn(out_features, rank), torch.randn(rank, in_features)
 """,
     ),
     (
         """
-def scores_of_new_place(q, new_k, old_k):
-    q.copy_(rotate(q, len(old_k)))
-    new_k.copy_(rotate(new_k, len(old_k)))
-    return (torch.cat([old_k, new_k]) @ q.T)[:, 0]
+OPEN_STEPS = 150
+
+
+def my_gpt(vocab):
+    model = ModernGPT(vocab, 64, 64, extra=PreviousTokens(vocab, 64), qk_scale=True)
+    return model, make_optimizers(model)
 """,
         """
-def scores_of_new_place(q, new_k, old_k):
-    q.copy_(rotate(q))
-    new_k.copy_(rotate(new_k))
-    return (torch.cat([old_k, new_k]) @ q.T)[:, 0]
+OPEN_STEPS = 150
+
+
+def my_gpt(vocab):
+    model = ModernGPT(vocab, 64, 64)
+    return model, make_optimizers(model)
 """,
     ),
 ]
 
 
-def test_answers_that_work_in_place_are_marked_for_what_they_are():
+def test_marks_refuse_wrong_answers():
     assert_marked(NAME, dict(enumerate(ANSWERS, start=1)))
+
+
+@pytest.mark.exhaustive
+def test_the_open_mark_refuses_what_it_should():
+    assert_marked(NAME, dict(enumerate(ANSWERS, start=1)), only_open=True)
+
+
+@pytest.fixture(scope="module")
+def page():
+    """The page's namespace, with what its set-up and its marks define."""
+    space = run_cells(NAME, ("setup", "export"))
+    run_marks(NAME, space)
+    return space
+
+
+OPEN = {
+    "too many weights": ("ModernGPT(vocab, 64, 80)", "weights"),
+    "another context": ("ModernGPT(vocab, 32, 64)", "model.context"),
+    "sees the future": ("ModernGPT(vocab, 64, 64, causal=False)", "before it"),
+}
+
+
+@pytest.mark.parametrize(("made", "message"), OPEN.values(), ids=OPEN)
+def test_the_open_mark_refuses_what_breaks_its_rules(page, made, message):
+    space = dict(page)
+    exec(f"def my_gpt(vocab):\n    model = {made}\n    for w in model.parameters():\n        torch.nn.init.normal_(w, std=0.2)\n    return model, make_optimizers(model)", space)
+    with pytest.raises(CheckFailed, match=message):
+        page["mark_8"](space["my_gpt"])
 
 
 # ---------------------------------------------------------------- panels
@@ -617,7 +772,7 @@ def make_merges():
 
 
 def make_growth(context=32):
-    model = gpt_beyond.ModernGPT(len(CHARACTERS), context, 16, 2, 2, rows=64)
+    model = gpt_beyond.ModernGPT(len(CHARACTERS), context, 16, 2, 2)
     checkpoints = {}
     for step in (1, 2, 4, 8, 16, 32):
         for weight in model.parameters():
@@ -628,7 +783,7 @@ def make_growth(context=32):
     return panels.gpt_beyond.growing_up(model, checkpoints, CHARACTERS, opening)
 
 
-MAKERS = {"merges": make_merges, "growing_up": make_growth}
+MAKERS = {"merges": make_merges, "rotary": panels.gpt_beyond.rotary, "growing_up": make_growth}
 
 
 @pytest.fixture(params=MAKERS)
@@ -640,13 +795,13 @@ def test_every_control_and_button_draws_once_and_all_can_be_read(make):
     use_every_control(make())
 
 
-def test_a_move_is_answered_within_150_ms(make):
+def test_a_move_is_answered_within_100_ms(make):
     panel = make()
-    for key in ("merges", "checkpoint"):
+    for key in ("merges", "checkpoint", "position", "distance"):
         if key in panel.controls:
             control = panel.controls[key]
             for value in (control.min, control.max):
-                assert answers_within(panel, 150, **{key: value}), f"{panel.title}, {key}: {value}"
+                assert answers_within(panel, 100, **{key: value}), f"{panel.title}, {key}: {value}"
 
 
 @pytest.mark.exhaustive
@@ -661,6 +816,8 @@ def test_a_storyboard_is_the_same_each_time(make):
 @pytest.mark.parametrize("words", WORDS, ids=[ascii(words[:20]) for words in WORDS])
 def test_a_reader_may_type_anything(make, words):
     panel = make()
+    if "text" not in panel.controls:
+        pytest.skip("it has no text to type")
     panel.controls["text"].value = words
     assert panel.error is None, panel.error
 
@@ -716,7 +873,7 @@ def test_each_checkpoint_has_its_own_lens_sample_and_loss(monkeypatch):
 
 
 def test_the_lens_of_the_last_block_is_what_the_model_says():
-    model = make_model({"rows": 50})
+    model = make_model({})
     tokens = torch.randint(11, (9,), generator=seeded())
     with torch.no_grad():
         layers = panels.gpt_beyond._read_every_block(model, tokens)
@@ -731,7 +888,7 @@ def test_a_model_with_a_short_context_is_read_as_far_as_it_goes():
 
 
 def test_the_page_may_change_its_model_and_the_panel_stays():
-    model = gpt_beyond.ModernGPT(len(CHARACTERS), 32, 16, 2, 2, rows=64).train()
+    model = gpt_beyond.ModernGPT(len(CHARACTERS), 32, 16, 2, 2).train()
     weights = {1: {name: weight.clone() for name, weight in model.state_dict().items()}}
     panel = panels.gpt_beyond.growing_up(model, weights, CHARACTERS, CHARACTERS.encode(TEXT[:3]))
     shown = panel.picture.value
@@ -741,146 +898,233 @@ def test_the_page_may_change_its_model_and_the_panel_stays():
     assert panel.picture.value == shown and model.training
 
 
+def test_the_score_of_the_rotary_panel_feels_the_distance_only():
+    panel = panels.gpt_beyond.rotary()
+
+    def score(position, distance):
+        panel.set(position=position, distance=distance)
+        return panel.status.value.partition("pairs is ")[2].partition(".</")[0][:5]
+
+    assert score(70, 9) == score(150, 9) == score(9, 9) != score(70, 10)
+    assert score(3, 9) == score(70, 9), "a key in front of the text: the query moves on"
+
+
+def test_pictures_of_the_stored_tables_are_drawn():
+    rows = {
+        "the full model": {"difference": "", "± standard error": ""},
+        "worse": {"difference": "+0.100", "± standard error": "0.010"},
+        "the same": {"difference": "-0.001", "± standard error": "0.010"},
+    }
+    fig = panels.gpt_beyond.parts_picture(rows)
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["the same", "worse"]
+    keys = ("width", "computing, FLOP", "validation loss")
+    grid = [dict(zip(keys, row, strict=True)) for row in ((32, 1e9, 2.5), (32, 2e9, 2.4))]
+    held_out = dict(zip(keys, (64, 8e9, 2.2), strict=True))
+    lines = {"wider": (5.0, 0.03), "longer": (9.0, 0.1)}
+    fig = panels.gpt_beyond.scaling_picture(grid, held_out, lines)
+    assert len(fig.axes[0].lines) == 4
+    assert panels.gpt_beyond.two_blocks().axes
+
+
 # ---------------------------------------------------------------- seeded faults
 
-page = partial(in_notebook, NAME)
+page_fault = partial(in_notebook, NAME)
 panel = partial(in_panels, "gpt_beyond")
+MARKS = "test_marks_refuse_wrong_answers"
 
 FAULTS = [
-    page("merges: the rarest pair first", "pair = max(counts, key", "pair = min(counts, key"),
-    page("merges: the counts are not kept up", "count(word, -1)\n", "count(word, 0)\n"),
-    page(
+    page_fault("merges: the rarest pair first", "best = max(self.counts,", "best = min(self.counts,"),
+    page_fault(
+        "merges: the counts are not kept up",
+        "self.count(word, -self.frequency[word])            # its",
+        "self.count(word, 0)            # its",
+    ),
+    page_fault(
         "encode: the latest merge first",
         "first = min(pairs, key=rank.get)",
         "first = max(pairs, key=rank.get)",
     ),
-    page("glue: overlapping pairs twice", "k += 2 if together else 1", "k += 1"),
-    page(
+    page_fault("merge_pair: overlapping pairs twice", "            k += 2\n", "            k += 1\n"),
+    page_fault("no end behind a document", "            tokens.append(self.end)\n", ""),
+    page_fault(
+        "bits per byte that count characters",
+        "return nats / math.log(2) / len(text.encode())",
+        "return nats / math.log(2) / len(text)",
+    ),
+    page_fault(
         "rotation that is none: a sign",
         "torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)",
         "torch.cat([a * cos + b * sin, a * sin + b * cos], dim=-1)",
     ),
-    page(
-        "rotary: a cache that starts at place 0 again",
+    page_fault(
+        "rotary: a cache that starts at position 0 again",
         "start = cache.kept[self][0].shape[2] if is_later else 0",
         "start = 0 if is_later else 0",
     ),
-    page(
-        "chunks that see the next token",
-        "before = F.pad(before, (1, 0))[:, :-1]  ",
-        "before = F.pad(before, (0, 1))[:, 1:]  ",
-    ),
-    page(
-        "chunks forget what was read before",
-        "max(0, tokens.shape[1] - self.reach) :]",
-        "tokens.shape[1] :]",
-    ),
-    page(
-        "the perceptron's ReLU is not squared",
-        "F.relu(inner).square()",
-        "F.relu(inner)",
+    page_fault(
+        "rotary: values turn, too",
+        "k = rotate(k, start)\n        return q, k, v",
+        "k = rotate(k, start)\n        return q, k, rotate(v, start)",
         "test_a_modern_block_is_its_formula",
     ),
-    page(
+    page_fault(
         "QK-norm forgets the keys",
-        "k = F.rms_norm(k, k.shape[-1:])",
-        "k = 1 * k",
+        "            k = F.rms_norm(k, (d,), eps=1e-6)\n",
+        "",
         "test_a_modern_block_is_its_formula",
     ),
-    page(
-        "the modern block is not causal", "is_causal = self.causal and S == T", "is_causal = False"
+    page_fault("the learnt scale is not used", "q = q * self.scale.to(q.dtype)", "q = 1.0 * q"),
+    page_fault(
+        "the norm at the entrance has no switch",
+        "eps=1e-6) if self.entrance_norm else h",
+        "eps=1e-6)",
     ),
-    page(
-        "masked goal: judged on all places",
-        "F.cross_entropy(logits[hide], x[hide])\n    return",
-        "F.cross_entropy(logits.flatten(0, 1), x.flatten())\n    return",
-        "test_the_masked_goal_asks_only_for_what_is_hidden",
+    page_fault(
+        "shared heads in the wrong order",
+        "k = k.repeat_interleave(shared, dim=1)",
+        "k = k.repeat(1, shared, 1, 1)",
     ),
-    page(
-        "sentence goal: labels swapped",
-        "torch.where(true, x[:, half:], other[:, half:])",
-        "torch.where(true, other[:, half:], x[:, half:])",
-        "test_a_sentence_that_is_torn_apart_is_labelled_so",
+    page_fault(
+        "scores are not divided",
+        "scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])",
+        "scores = q @ k.transpose(-2, -1)",
     ),
-    page(
-        "replaced goal: a letter swapped for itself counts",
-        "swap = swap & (letters != x)",
-        "swap = swap",
-        "test_the_replaced_goal_labels_what_was_swapped",
+    page_fault("attention is not causal", "        if self.causal:  ", "        if False:  "),
+    page_fault("the MLP's ReLU is not squared", "F.relu(inner).square() if", "F.relu(inner) if"),
+    page_fault(
+        "the gate has no SiLU", "F.silu(self.gate(h)) * self.up(h)", "self.gate(h) * self.up(h)"
     ),
-    page(
-        "LoRA: both matrices start at something",
-        "torch.zeros(layer.out_features, rank).to",
-        "torch.ones(layer.out_features, rank).to",
+    page_fault(
+        "SwiGLU as wide as the plain MLP",
+        "inner = 8 * round(width / 3) if inner",
+        "inner = 4 * width if inner",
     ),
-    page(
-        "LoRA: merged without its scale",
-        "self.layer.weight + self.scale * self.up",
-        "self.layer.weight + self.up",
+    page_fault(
+        "experts: the router's factor is missing",
+        "made = expert(flat[where]) * p[where, number, None]",
+        "made = expert(flat[where])",
     ),
-    page(
+    page_fault(
+        "experts: balance without the loads",
+        "(self.load * p.mean(dim=0)).sum()",
+        "(p.mean(dim=0) * p.mean(dim=0)).sum()",
+    ),
+    page_fault(
+        "experts: the balance is not part of what is trained",
+        "total = loss + balance * balance_loss(model) if balance else loss",
+        "total = loss",
+        "test_a_step_with_experts_trains_the_router_by_its_balance",
+    ),
+    page_fault(
+        "tables that see the next token",
+        "return F.pad(tokens, (back, 0))[:, : tokens.shape[1]]",
+        "return F.pad(tokens, (0, back))[:, back:]",
+    ),
+    page_fault(
+        "tables forget what was read before",
+        "cache.tokens = tokens[:, max(0, tokens.shape[1] - reach) :]",
+        "cache.tokens = tokens[:, tokens.shape[1] :]",
+    ),
+    page_fault(
+        "triples without dropout",
+        "thin = F.dropout(self.triples(triple), self.dropout, self.training)",
+        "thin = self.triples(triple)",
+        "test_triples_are_dropped_in_training_only",
+    ),
+    page_fault(
+        "more tokens than the context",
+        "if end > self.context:",
+        "if end > 2 * self.context:",
+        "test_the_context_is_kept_and_no_tokens_are_refused",
+    ),
+    page_fault(
         "Muon: momentum without Nesterov's look ahead",
-        'ahead = W.grad.lerp(mean, group["momentum"])',
-        "ahead = mean",
+        "ahead.append(W.grad.lerp(mean, momentum).flatten(1))",
+        "ahead.append(mean.flatten(1))",
     ),
-    page(
-        "Muon: tall matrices get no larger step",
-        "max(1.0, rows / columns) ** 0.5",
-        "1.0",
+    page_fault(
+        "Muon: tall matrices get no larger step", "max(1.0, rows / columns) ** 0.5", "1.0"
     ),
-    page(
+    page_fault(
+        "Muon: all matrices of a stack divided by one norm",
+        "X.norm(dim=(-2, -1), keepdim=True)",
+        "X.norm()",
+    ),
+    page_fault(
+        "Muon stumbles over a weight without a gradient",
+        "if W.grad is not None:",
+        "if W is not None:",
+        "test_a_block_frozen_after_the_optimisers_were_made_stays_as_it_is",
+    ),
+    page_fault(
         "Muon gets the embeddings",
         "for block in model.blocks for weight in block.parameters()}",
         "for block in [*model.blocks, model.token] for weight in block.parameters()}",
         "test_each_weight_has_exactly_one_optimiser_and_all_of_them_move",
     ),
-    page(
-        "the question is marked too",
-        "asked = is_answer[:, 1:]",
-        "asked = is_answer[:, :-1]",
-        "test_the_answers_loss_leaves_the_question_out",
-    ),
-    page(
-        "mark 3 lets two zeros pass",
-        'check_above("some gradient arrives", B.grad.abs().sum() + A.grad.abs().sum(), 1e-6)',
-        'check_above("some gradient arrives", B.grad.abs().sum() + A.grad.abs().sum(), -1)',
-        "test_marks_refuse_the_bugs_of_the_exercises",
-    ),
-    page(
-        "no merges taken for all of them",
-        "learnt if num_merges is None else num_merges",
-        "num_merges or learnt",
-        "test_no_merges_are_bytes_and_no_text_is_no_tokens",
-    ),
-    page(
-        "Muon stumbles over a weight without a gradient",
-        "if W.grad is None:",
-        "if W is None:",
-        "test_a_block_frozen_after_the_optimisers_were_made_stays_as_it_is",
-    ),
-    page(
+    page_fault(
         "frozen weights go to an optimiser",
         "for weight in model.parameters() if weight.requires_grad]\n    if not weights:",
         "for weight in model.parameters()]\n    if not weights:",
         "test_a_frozen_part_is_left_out_and_the_rest_trains",
     ),
-    page(
+    page_fault(
+        "the line of scaling has another slope",
+        "b = -((x - x.mean()) * (y - y.mean())).sum()",
+        "b = -((x - x.mean()) * (y - y.mean())).sum() / 2",
+    ),
+    page_fault(
+        "Llama: keys and values swapped",
+        '"self_attn.k_proj": "attention.k",\n    "self_attn.v_proj": "attention.v",',
+        '"self_attn.k_proj": "attention.v",\n    "self_attn.v_proj": "attention.k",',
+    ),
+    page_fault(
+        "LoRA: both matrices start at something",
+        "torch.zeros(layer.out_features, rank).to",
+        "torch.ones(layer.out_features, rank).to",
+    ),
+    page_fault(
+        "LoRA: merged without its scale",
+        "self.layer.weight + self.scale * self.up",
+        "self.layer.weight + self.up",
+    ),
+    page_fault(
         "adapting twice puts LoRAs beside LoRAs",
         "layer if isinstance(layer, LoRA) else LoRA(layer, rank)",
         "LoRA(layer.layer if isinstance(layer, LoRA) else layer, rank)",
         "test_adapting_twice_gives_the_same_loras_and_they_still_train",
     ),
-    page(
-        "a masked loss of nothing hidden",
-        "if not hide.any():",
-        "if hide.all():",
-        "test_the_losses_of_very_few_tokens_are_numbers",
+    page_fault(
+        "the question is marked too", "asked = is_answer[:, 1:]", "asked = is_answer[:, :-1]"
     ),
-    page(
-        "more tokens than the context",
-        "if end > self.context:",
-        "if end > 2 * self.context:",
-        "test_the_context_is_kept_and_no_tokens_are_refused",
+    page_fault(
+        "mirror images are split up",
+        "goes_to += sorted({100 * first + second, 100 * second + first})",
+        "goes_to += [100 * first + second]",
+    ),
+    page_fault(
+        "tuning forgets to replay",
+        "loss = loss + next_token_loss(model, text[replayed])",
+        "loss = loss + 0",
+        "test_tuning_learns_sums_and_replay_keeps_the_text",
+    ),
+    page_fault(
+        "no merges taken for all of them",
+        "learnt if num_merges is None else num_merges",
+        "num_merges or learnt",
+        "test_no_merges_are_bytes_and_no_text_is_no_tokens",
+    ),
+    page_fault(
+        "mark 2 divides by characters",
+        "math.log2(600) / 6)",
+        "math.log2(600) / 2)",
+        MARKS,
+    ),
+    page_fault(
+        "mark 7 lets two zeros pass",
+        'check_above("some gradient arrives", B.grad.abs().sum() + A.grad.abs().sum(), 1e-6)',
+        'check_above("some gradient arrives", B.grad.abs().sum() + A.grad.abs().sum(), -1)',
+        MARKS,
     ),
     panel(
         "every checkpoint writes what the last one does",
@@ -905,5 +1149,11 @@ FAULTS = [
         "tokens = pairs.encode(read, merges)",
         "tokens = pairs.encode(read)",
         "test_the_panel_of_merges_counts_as_the_tokenizer_does",
+    ),
+    panel(
+        "the panel's key does not turn with the query",
+        "turned_k = rotate(k, position - distance)",
+        "turned_k = rotate(k, distance)",
+        "test_the_score_of_the_rotary_panel_feels_the_distance_only",
     ),
 ]
