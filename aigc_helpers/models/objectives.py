@@ -137,7 +137,10 @@ def exact_table(joint):
     table = torch.zeros(3, 3, 3, 3, 2, dtype=joint.dtype)
     for context in itertools.product(range(3), repeat=3):
         visible = tuple(slice(None) if c == 2 else slice(c, c + 1) for c in context)
-        part = joint[visible] / joint[visible].sum()           # keeps three dimensions
+        part = joint[visible]                                  # keeps three dimensions
+        if part.sum() == 0:                                    # a context that never occurs
+            part = torch.ones_like(part)
+        part = part / part.sum()
         for i, letter in enumerate(context):
             others = [k for k in range(3) if k != i]
             if letter == 2:
@@ -193,11 +196,16 @@ def gap_costs(model, x, generator):
     return num_hidden, (nll * hidden).sum(dim=1) / num_hidden
 
 
-@torch.no_grad()
 def estimate_bound(model, x, draws, generator):
-    """The bound (9), nats per letter, of windows x (N, T): mean of `draws`, and standard error."""
-    means = torch.stack([gap_costs(model, x, generator)[1].mean() for _ in range(draws)])
-    return means.mean().item(), (means.std() / math.sqrt(draws)).item()
+    """The bound (9), nats per letter, of windows x (N, T), from several draws of gaps.
+
+    Returns its mean, its standard error over the draws, and the numbers of gaps and costs, (draws, N).
+    """
+    found = [gap_costs(model, x, generator) for _ in range(draws)]
+    counts = torch.stack([num_hidden for num_hidden, _ in found])
+    costs = torch.stack([cost for _, cost in found])
+    error = costs.mean(dim=1).std() / math.sqrt(draws)
+    return costs.mean().item(), error.item(), counts, costs
 
 
 ORDERINGS = ("random", "from the left", "from the right", "surest first")
@@ -311,3 +319,16 @@ def unmask_sure(model, tokens, threshold, generator):
         tokens = torch.where(keep, drawn, tokens)
         evaluations += 1
     return tokens, evaluations
+
+
+def train_filler(model, opt, tokens, num_steps, seed):
+    """Train on tokens (n,) by eq. (8), 16 random windows a step; returns the model, evaluating."""
+    generator = torch.Generator().manual_seed(seed)
+    inside = torch.arange(model.context)
+    for _ in range(num_steps):
+        starts = torch.randint(len(tokens) - model.context, (16, 1), generator=generator)
+        loss = diffusion_loss(model, tokens[starts + inside], generator)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    return model.eval()

@@ -18,6 +18,7 @@ from aigc_helpers.weights import load_model
 
 SEED = 0
 GAP = "_"  # what the reader types for a hidden letter
+DOT = "·"  # and how it is drawn in the diagram
 LINE = "Give me your hand, and let me see your face in the morning light"
 MONO = {"family": "monospace", "parse_math": False}
 NUM_BARS = 12
@@ -43,17 +44,17 @@ def masked_diagram():
     ax.set(xlim=(0, 8.8), ylim=(0, 4.6))
     ax.set_axis_off()
     decay, written = finished_lines()
-    ax.text(0.2, 4.35, "training: letters disappear", fontsize=11, va="center")
+    ax.text(0.2, 4.35, "Training: letters disappear at random, and the network says what stood there", fontsize=11, va="center")
     for k, (share, line) in enumerate(decay):
         y = 4.0 - 0.3 * k
         ax.text(0.2, y, f"t = {share:.2f}", fontsize=9.5, va="center")
         ax.text(1.05, y, line, fontsize=10, va="center", **MONO)
-    _draw_box(ax, 5.25, 3.0, 1.5, "network", "attends to both sides")
-    _draw_box(ax, 7.15, 3.0, 1.45, "p(letter)", "for every gap")
-    for start, end in ((4.75, 5.2), (6.8, 7.1)):
+    _draw_box(ax, 5.25, 2.9, 1.5, "network", "attends to both sides")
+    _draw_box(ax, 7.15, 2.9, 1.45, "p(letter)", "for every gap")
+    for start, end in ((4.1, 5.15), (6.8, 7.1)):
         arrow = {"arrowstyle": "->", "color": plotting.INK, "linewidth": 1.8}
-        ax.annotate("", (end, 3.4), (start, 3.4), arrowprops=arrow)
-    words = "Writing: draw a letter for some gaps, keep them, ask again; from nothing but gaps:"
+        ax.annotate("", (end, 3.3), (start, 3.3), arrowprops=arrow)
+    words = "Writing: draw a letter for a gap, keep it, ask again. From nothing but gaps, after"
     ax.text(0.2, 2.1, words, fontsize=11, va="center")
     for k, (evaluations, line) in enumerate(written):
         y = 1.75 - 0.34 * k
@@ -78,18 +79,18 @@ def finished_lines():
     decay = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         gone = (moments < share).tolist()
-        line = "".join(GAP if hide else c for c, hide in zip(LINE[:32], gone, strict=True))
+        line = "".join(DOT if hide else c for c, hide in zip(LINE[:32], gone, strict=True))
         decay.append((share, line))
     try:
         model, characters = load_model("masked")
     except (ValueError, RuntimeError):  # the page that shows this makes the weights
-        return decay, [(k, GAP * 64) for k in (0, 16, 32, 48, 64)]
+        return decay, [(k, DOT * 64) for k in (0, 16, 32, 48, 64)]
     gaps = torch.full((1, model.context), model.mask)
     tokens, when = unmask(model, gaps, model.context, _generator(5))
     written = []
     for k in (0, 16, 32, 48, 64):
         shown = [
-            _visible(characters.alphabet[token]) if step <= k else GAP
+            _visible(characters.alphabet[token]) if step <= k else DOT
             for token, step in zip(tokens[0].tolist(), when[0].tolist(), strict=True)
         ]
         written.append((k, "".join(shown)))
@@ -149,7 +150,7 @@ def order_strips(strips):
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    colours = colormaps["YlGnBu"]
+    colours = colormaps["Blues"]
     fig, ax = plotting.figure(8.8, 0.3 + 0.62 * len(strips), tight=False)
     fig.subplots_adjust(0.01, 0.02, 0.99, 0.98)
     ax.set(xlim=(-0.5, 64), ylim=(-1.15 * len(strips) + 0.3, 1.0))
@@ -159,9 +160,9 @@ def order_strips(strips):
         ax.text(0, y + 0.6, f"{name} (pale: first, dark: last)", fontsize=9, va="center")
         last = max(1, int(when.max()))
         for k, (character, step) in enumerate(zip(text, when.tolist(), strict=True)):
-            share = 0.9 * step / last
+            share = 0.55 * step / last
             ax.add_patch(Rectangle((k, y - 0.22), 1, 0.5, color=colours(share), linewidth=0))
-            ink = "white" if share > 0.55 else plotting.INK
+            ink = plotting.INK
             look = {"ha": "center", "va": "center", "fontsize": 9.5, "color": ink}
             ax.text(k + 0.5, y + 0.02, _visible(character), **look, **MONO)
     return fig
@@ -282,7 +283,8 @@ def fill_in(models=None, characters=None, text=LINE, title="Fill in"):
             state.hide()
             model = models[values.get("model", first)]
             for _ in range(times):
-                state.fill(model, values["ordering"], values["number"])
+                if (state.tokens == len(characters)).any():
+                    state.fill(model, values["ordering"], values["number"])
             return values
 
         return change
@@ -345,8 +347,8 @@ def _draw_line(ax, state, following, characters):
         else:
             was_gap = start == mask
             if was_gap:
-                ax.add_patch(Rectangle((x, y), 1, 0.8, color="#DCEBF5", linewidth=0))
-            colour = plotting.BLUE if was_gap else plotting.INK
+                ax.add_patch(Rectangle((x, y), 1, 0.8, color="#E6F1F8", linewidth=0))
+            colour = "#005A8C" if was_gap else plotting.INK
             place = {"ha": "center", "va": "center", "fontsize": 13, "color": colour}
             ax.text(x + 0.5, y + 0.4, _visible(characters.alphabet[token]), **place, **MONO)
 
