@@ -70,8 +70,8 @@ class Backbone(nn.Module):
 
 
 def next_nll(model, x):
-    """-log p(x_i | x_1 ... x_(i-1)), nats (N, T), of a causal network: all T letters of x (N, T)."""
-    begun = F.pad(x[:, :-1], (1, 0), value=model.mask)         # the beginning, then all but the last
+    """-log p(x_i | x_1 ... x_(i-1)), nats (N, T), of a causal network, for all of x (N, T)."""
+    begun = F.pad(x[:, :-1], (1, 0), value=model.mask)         # the beginning, then the letters
     return F.cross_entropy(model(begun).transpose(1, 2), x, reduction="none")
 
 
@@ -99,7 +99,7 @@ def masked_loss(model, x, generator, share=0.15):
 
 
 def join_halves(x, generator):
-    """Windows of which about half get another row's second half: (N, T), and which are true (N,)."""
+    """About half of the windows get another row's second half: (N, T), and the true ones (N,)."""
     half = x.shape[1] // 2
     other = torch.cat([x[:, :half], x.roll(1, dims=0)[:, half:]], dim=1)
     true = draw((len(x), 1), generator, x.device) < 0.5
@@ -199,7 +199,7 @@ def gap_costs(model, x, generator):
 def estimate_bound(model, x, draws, generator):
     """The bound (9), nats per letter, of windows x (N, T), from several draws of gaps.
 
-    Returns its mean, its standard error over the draws, and the numbers of gaps and costs, (draws, N).
+    Returns its mean, its standard error over the draws, the counts of gaps and the costs (draws, N).
     """
     found = [gap_costs(model, x, generator) for _ in range(draws)]
     counts = torch.stack([num_hidden for num_hidden, _ in found])
@@ -284,7 +284,7 @@ def judge_samples(samples, judge, alphabet, known):
 
 @torch.no_grad()
 def rescore(model, x, position):
-    """Eq. (11): log p of each letter at a position, given all others, (N, V), of a causal network."""
+    """Eq. (11): log p (N, V) of each letter at a position, given all others; a causal network."""
     vocab = model.mask
     log_p = []
     for letter in range(vocab):
@@ -295,7 +295,7 @@ def rescore(model, x, position):
 
 
 @torch.no_grad()
-def guess_letter(model, x, position, see_right=True):
+def letter_log_probs(model, x, position, see_right=True):
     """log p of each letter at a position of x (N, T), (N, V), of a gap filler."""
     hidden = torch.zeros_like(x, dtype=torch.bool)
     hidden[:, position] = True

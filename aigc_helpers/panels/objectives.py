@@ -44,7 +44,8 @@ def masked_diagram():
     ax.set(xlim=(0, 8.8), ylim=(0, 4.6))
     ax.set_axis_off()
     decay, written = finished_lines()
-    ax.text(0.2, 4.35, "Training: letters disappear at random, and the network says what stood there", fontsize=11, va="center")
+    words = "Training: letters disappear at random, and the network says what stood there"
+    ax.text(0.2, 4.35, words, fontsize=11, va="center")
     for k, (share, line) in enumerate(decay):
         y = 4.0 - 0.3 * k
         ax.text(0.2, y, f"t = {share:.2f}", fontsize=9.5, va="center")
@@ -126,8 +127,8 @@ def cost_curves(heights, exact, unigram):
     exact     nats per letter of the causal network; unigram: of letter frequencies
     """
     fig, ax = plotting.figure(7.2, 3.4)
-    looks = ((plotting.BLUE, "o", "-"), (plotting.ORANGE, "s", "--"), (plotting.GREEN, "^", "-."))
-    for (colour, mark, dash), (name, values) in zip(looks, heights.items(), strict=False):
+    styles = ((plotting.BLUE, "o", "-"), (plotting.ORANGE, "s", "--"), (plotting.GREEN, "^", "-."))
+    for (colour, mark, dash), (name, values) in zip(styles, heights.items(), strict=False):
         x = [(k + 0.5) / len(values) for k in range(len(values))]
         ax.plot(x, values, color=colour, marker=mark, markersize=5, linestyle=dash, label=name)
         if colour == plotting.BLUE:

@@ -338,13 +338,13 @@ def test_words_at_the_ends_are_left_out():
 # ---------------------------------------------------------------- filling in
 
 
-def test_a_letter_is_guessed_from_what_may_be_seen():
+def test_a_letter_is_predicted_from_what_may_be_seen():
     spy = Spy()
     x = some_tokens()
-    log_p = objectives.guess_letter(spy, x, 5)
+    log_p = objectives.letter_log_probs(spy, x, 5)
     assert (spy.shown[:, 5] == VOCAB).all() and torch.equal(spy.shown[:, 6:], x[:, 6:])
     assert log_p.shape == (4, VOCAB)
-    objectives.guess_letter(spy, x, 5, see_right=False)
+    objectives.letter_log_probs(spy, x, 5, see_right=False)
     assert (spy.shown[:, 5:] == VOCAB).all() and torch.equal(spy.shown[:, :5], x[:, :5])
 
 
@@ -701,10 +701,10 @@ FAULTS = [
     page("eq. (10): a distribution over subsets counts them twice", "chance = p / len(subsets)", "chance = p"),
     page("eq. (11): without the letters to the right", "log_p.append(-next_nll(model, tried).sum(dim=1))", "log_p.append(-next_nll(model, tried)[:, : position + 1].sum(dim=1))"),
     page(
-        "a guess without the right side sees it",
+        "an answer without the right side sees it",
         "hidden[:, position:] = True",
         "hidden[:, position] = True",
-        "test_a_letter_is_guessed_from_what_may_be_seen",
+        "test_a_letter_is_predicted_from_what_may_be_seen",
     ),
     page(
         "threshold: the surest is not kept",
