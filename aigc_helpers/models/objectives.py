@@ -199,7 +199,7 @@ def gap_costs(model, x, generator):
 def estimate_bound(model, x, draws, generator):
     """The bound (9), nats per letter, of windows x (N, T), from several draws of gaps.
 
-    Returns its mean, its standard error over the draws, the counts of gaps and the costs (draws, N).
+    Returns its mean, its standard error over the draws, counts of gaps and costs, (draws, N) each.
     """
     found = [gap_costs(model, x, generator) for _ in range(draws)]
     counts = torch.stack([num_hidden for num_hidden, _ in found])
@@ -243,6 +243,8 @@ def unmask(model, tokens, num_steps, generator, ordering="random", temperature=1
     when = torch.zeros_like(tokens)
     for step in range(1, num_steps + 1):
         hidden = tokens == model.mask
+        if not hidden.any():
+            break
         logits = model(tokens)
         p = logits.softmax(dim=-1)
         if temperature == 0:

@@ -115,7 +115,7 @@ def score(model, loss_of, causal, unseen, seed):
         row["letter 17"] = nll[:, LENGTH // 2].mean().item()
     elif loss_of in (masked_loss, diffusion_loss):
         row["hidden letter"] = masked_loss(model, unseen, generator).item()
-        row["whole window"] = estimate_bound(model, unseen, 4, generator)[0]
+        row["whole window"] = estimate_bound(model, unseen, 2, generator)[0]
         later = (torch.arange(LENGTH) >= LENGTH // 2).expand_as(unseen)
         row["letter 17"] = gap_nll(model, unseen, later)[:, LENGTH // 2].mean().item()
     elif loss_of is sentence_loss:
