@@ -163,9 +163,10 @@ class TableModel:
 
 
 def draw_times(n, generator, device="cpu"):
-    """n times in (0, 1], one from each n-th part of it: (n, 1)."""
+    """n times in (0, 1], one from each n-th part of it, in random order: (n, 1)."""
+    part = torch.randperm(n, generator=generator)[:, None]
     u = 1 - torch.rand(n, 1, generator=generator)
-    return ((torch.arange(n)[:, None] + u) / n).to(device)
+    return ((part + u) / n).to(device)
 
 
 def diffusion_loss(model, x, generator):

@@ -192,7 +192,9 @@ def test_replaced_letters_are_those_that_differ():
 def test_times_are_one_in_each_part_and_never_zero():
     t = objectives.draw_times(64, seeded())
     assert t.shape == (64, 1)
-    assert ((t[:, 0] * 64).ceil() == torch.arange(1, 65)).all() and t.min() > 0 and t.max() <= 1
+    parts = (t[:, 0] * 64).ceil()
+    assert torch.equal(parts.sort().values, torch.arange(1.0, 65.0)) and t.min() > 0 and t.max() <= 1
+    assert not torch.equal(parts, parts.sort().values), "a time must not depend on the row"
 
 
 def test_the_diffusion_loss_of_uniform_answers_is_log_v_on_average():
@@ -673,7 +675,13 @@ FAULTS = [
     page("eq. (8): the weight is missing", "return (nll * hidden / t).sum() / x.numel()", "return (nll * hidden).sum() / x.numel()"),
     page("eq. (8): a mean over hidden letters", "return (nll * hidden / t).sum() / x.numel()", "return nll[hidden].mean()"),
     page("eq. (8): hidden with probability 1 - t", "draw(x.shape, generator, x.device) < t\n", "draw(x.shape, generator, x.device) < 1 - t\n"),
-    page("times: all in the first part", "(torch.arange(n)[:, None] + u) / n", "u / n"),
+    page("times: all in the first part", "return ((part + u) / n)", "return (u / n)"),
+    page(
+        "times: the later the row, the later the time",
+        "part = torch.randperm(n, generator=generator)[:, None]",
+        "part = torch.arange(n)[:, None]",
+        "test_times_are_one_in_each_part_and_never_zero",
+    ),
     page("hide_exactly hides one more", "return rank < num_hidden[:, None]", "return rank <= num_hidden[:, None]"),
     page("eq. (9): from 0 gaps on", "[:, 0] * T).ceil().long()", "[:, 0] * T).floor().long()"),
     page("eq. (9): divided by T, not by m", "(nll * hidden).sum(dim=1) / num_hidden", "(nll * hidden).sum(dim=1) / T"),
