@@ -39,10 +39,7 @@ def _generator(seed=SEED):
 
 def masked_diagram():
     """Figure: a line loses its letters, a network is asked, and a window is written from nothing."""
-    fig, ax = plotting.figure(8.8, 4.6, tight=False)
-    fig.subplots_adjust(0, 0, 1, 1)
-    ax.set(xlim=(0, 8.8), ylim=(0, 4.6))
-    ax.set_axis_off()
+    fig, ax = plotting.canvas(4.6, width=8.8)
     decay, written = finished_lines()
     words = "Training: letters disappear at random, and the network says what stood there"
     ax.text(0.2, 4.35, words, fontsize=11, va="center")

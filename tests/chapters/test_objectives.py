@@ -632,7 +632,12 @@ FAULTS = [
         "self.token.weight.T",
         "test_the_mask_gets_no_logit_and_the_head_is_the_embedding",
     ),
-    page("eq. (1), left: the letter itself is shown", "F.pad(x[:, :-1], (1, 0), value=model.mask)         #", "x  #"),
+    page(
+        "eq. (1), left: the letter itself is shown",
+        "F.pad(x[:, :-1], (1, 0), value=model.mask)         #",
+        "x  #",
+        "test_next_nll_is_the_cost_of_each_letter_after_those_before_it",
+    ),
     page(
         "gaps are not hidden",
         "logits = model(torch.where(hidden, model.mask, x))\n    return F.cross",
@@ -687,7 +692,12 @@ FAULTS = [
     page("eq. (9): divided by T, not by m", "(nll * hidden).sum(dim=1) / num_hidden", "(nll * hidden).sum(dim=1) / T"),
     page("the sampler draws from the wrong row", "drawn = torch.multinomial(q, 1, generator=generator).view(tokens.shape)", "drawn = torch.multinomial(q, 1, generator=generator).view(tokens.shape).flip(1)"),
     page("the sampler keeps all at once", "num_kept = (hidden.sum(dim=1, keepdim=True) / steps_left).ceil()", "num_kept = hidden.sum(dim=1, keepdim=True)"),
-    page("the sampler rounds down", "/ steps_left).ceil()\n        keep", "/ steps_left).floor()\n        keep"),
+    page(
+        "the sampler rounds down",
+        "/ steps_left).ceil()\n        keep",
+        "/ steps_left).floor()\n        keep",
+        "test_gaps_are_spread_evenly_over_the_evaluations",
+    ),
     page(
         "left and right are swapped",
         'score = -score if ordering == "from the left" else score',
