@@ -240,6 +240,19 @@ def test_the_bound_of_three_letters_is_the_mean_over_orders():
     assert 3 * sum(estimates) / 4 == pytest.approx(want, rel=0.03)
 
 
+def test_how_many_are_hidden_does_not_depend_on_the_row():
+    class ByRow(Spy):
+        def forward(self, tokens):
+            logits = torch.zeros(*tokens.shape, VOCAB)
+            logits[len(tokens) // 2 :, :, 0] = 50.0
+            return logits
+
+    x = torch.zeros(400, 16).long()
+    _, _, counts, costs = objectives.estimate_bound(ByRow(), x, 20, seeded())
+    for part in (counts <= 2, counts > 14):
+        assert costs[part].mean().item() == pytest.approx(math.log(VOCAB) / 2, rel=0.15)
+
+
 def test_a_context_that_never_occurs_gives_even_answers():
     coins = torch.zeros(2, 2, 2)
     coins[0, 0, 0] = coins[1, 1, 1] = 0.5
