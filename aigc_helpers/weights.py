@@ -135,6 +135,7 @@ def load_model(name):
     "vae"        ConvVAE: z (N, 32) -> logits (N, 784); also `encode` and `decode`
     "vae_map"    VAE with two latent numbers: z (N, 2) -> logits (N, 784); the same
     "gpt"        GPT: tokens (N, T) -> logits (N, T, V), and the Characters that it reads: a pair
+    "masked"     Backbone: tokens (N, T), gaps being `mask` -> logits (N, T, V), and its Characters
     "diffusion"  UNet: images (N, 1, 28, 28), levels (N,), labels (N,) -> velocity (N, 1, 28, 28)
 
     Raises ValueError for another name, and when the file is not the one that the manifest names.
@@ -175,6 +176,14 @@ def _build_gpt(about):
     return [GPT(len(characters)), characters]
 
 
+def _build_masked(about):
+    from aigc_helpers.models.gpt import Characters
+    from aigc_helpers.models.objectives import Backbone
+
+    characters = Characters(about["alphabet"])
+    return [Backbone(len(characters), context=64, width=128, num_heads=4, num_blocks=2), characters]
+
+
 def _build_diffusion(about):
     from aigc_helpers.models.diffusion import UNet
 
@@ -187,6 +196,7 @@ BUILDERS = {
     "vae": _build_vae,
     "vae_map": _build_vae_map,
     "gpt": _build_gpt,
+    "masked": _build_masked,
     "diffusion": _build_diffusion,
 }
 
