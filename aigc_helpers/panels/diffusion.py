@@ -82,7 +82,7 @@ def diffusion_diagram():
     ax.text(2.79, 1.62, "forward: noise is added, by a formula", ha="center", color=plotting.INK)
     words = "backward: a network estimates the digit, and a part of the noise is removed"
     ax.text(2.79, 1.25, words, ha="center", color=plotting.INK, fontsize=9)
-    _draw_sheet(fig, 5.95, 0.25, 2.7, drawn, 6, "drawn by the network of section 7")
+    _draw_sheet(fig, 5.95, 0.25, 2.7, drawn, 6, "drawn by the network of section 8")
     return fig
 
 
@@ -509,7 +509,7 @@ def unet_shapes(c=diffusion.UNet().fine.conv1.in_channels):
     ax.text(3.92, 1.35, "down", ha="right", fontsize=9)
     ax.text(6.2, 1.1, "up", ha="left", fontsize=9)
     words = "e = MLP(time embedding of t) + embedding of the label: scales and shifts in every Block"
-    ax.text(4.4, 2.72, words, ha="center", fontsize=9, color=plotting.GREEN)
+    ax.text(4.4, 2.72, words, ha="center", fontsize=9)
     return fig
 
 
