@@ -182,9 +182,7 @@ def test_there_is_no_score_without_noise():
 def test_a_trajectory_with_the_right_answer_ends_on_it(name, eta):
     x0 = torch.randn(6, 2, generator=seeded())
     noise = torch.randn(6, 2, generator=seeded(1))
-    found = diffusion.sample(
-        lambda x, t: x0, noise, SCHEDULES[name], 7, eta, seeded(2), keep=True
-    )
+    found = diffusion.sample(lambda x, t: x0, noise, SCHEDULES[name], 7, eta, seeded(2), keep=True)
     assert len(found) == 8 and found[0] is noise
     torch.testing.assert_close(found[-1], x0, rtol=0, atol=1e-5)
 
@@ -317,9 +315,7 @@ def test_networks_of_another_precision_can_be_called_directly(dtype):
     for given in (IMAGES, IMAGES.to(dtype)):
         found = small_unet(dtype)(given, t, LABELS)
         assert found.dtype == dtype
-        torch.testing.assert_close(
-            found.float(), small_unet()(IMAGES, t, LABELS), rtol=0.1, atol=0.1
-        )
+        torch.testing.assert_close(found.float(), small_unet()(IMAGES, t, LABELS), rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize(
@@ -372,9 +368,7 @@ def test_attention_is_pytorchs_own():
 def test_digits_are_images_and_repeatable():
     net = small_unet()
     for settings in ({}, {"eta": 0.0}, {"clip": False}):
-        one, two = (
-            diffusion.draw_digits(net, LABELS, 3, generator=seeded(), **settings) for _ in range(2)
-        )
+        one, two = (diffusion.draw_digits(net, LABELS, 3, generator=seeded(), **settings) for _ in range(2))
         assert torch.equal(one, two) and one.shape == (4, 1, 28, 28) and one.abs().max() <= 1
     kept = diffusion.draw_digits(net, LABELS, 3, generator=seeded(), keep=True)
     assert len(kept) == 4
@@ -584,10 +578,8 @@ SOLUTIONS = {
     6: (
         "def guided_estimate(with_label, without, w):\n"
         "    return (with_label + w * (with_label - without)).clamp(-1, 1)",
-        "def guided_estimate(with_label, without, w):\n"
-        "    return with_label + w * (with_label - without)",
-        "def guided_estimate(with_label, without, w):\n"
-        "    return (without + w * (with_label - without)).clamp(-1, 1)",
+        "def guided_estimate(with_label, without, w):\n    return with_label + w * (with_label - without)",
+        "def guided_estimate(with_label, without, w):\n    return (without + w * (with_label - without)).clamp(-1, 1)",
         "def guided_estimate(with_label, without, w):\n"
         "    return (with_label + w * (without - with_label)).clamp(-1, 1)",
     ),
@@ -631,9 +623,7 @@ def velocity_net():
 def make_finisher(digits, use_pad):
     torch.manual_seed(0)
     vae = ConvVAE()
-    return panels.diffusion.draw_and_finish(
-        small_unet(), load_features(), vae, digits, use_pad=use_pad
-    )
+    return panels.diffusion.draw_and_finish(small_unet(), load_features(), vae, digits, use_pad=use_pad)
 
 
 SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -1043,7 +1033,7 @@ FAULTS = [
     ),
     page(
         "eq. (12): the control crowd is right",
-        "wrong = wrong - 1.2 * mean_velocity(wrong, k / 200) / 200",
+        "wrong = wrong - 0.5 * mean_velocity(wrong, k / 200) / 200",
         "wrong = wrong - mean_velocity(wrong, k / 200) / 200",
     ),
     page(
@@ -1134,14 +1124,14 @@ FAULTS = [
     ),
     page(
         "mark 2: any sign will do",
-        "check(f\"{name}, t = {t}: the score\", answer(eps_hat, sigma), wanted, rtol=1e-3, atol=1e-4)",
-        "check(f\"{name}, t = {t}: the score\", answer(eps_hat, sigma).abs(), wanted.abs(), rtol=1e-3)",
+        'check(f"{name}, t = {t}: the score", answer(eps_hat, sigma), wanted, rtol=1e-3, atol=1e-4)',
+        'check(f"{name}, t = {t}: the score", answer(eps_hat, sigma).abs(), wanted.abs(), rtol=1e-3)',
         "test_marks_refuse_wrong_answers",
     ),
     page(
         "mark 6: within the range is not asked",
-        "check(\"w = 2, within the range\", answer(c, u, 2.0), [0.4, -1.0, 1.0])",
-        "check(\"w = 2, within the range\", answer(c, u, 2.0)[:1], [0.4])",
+        'check("w = 2, within the range", answer(c, u, 2.0), [0.4, -1.0, 1.0])',
+        'check("w = 2, within the range", answer(c, u, 2.0)[:1], [0.4])',
         "test_marks_refuse_wrong_answers",
     ),
     panel_fault(
