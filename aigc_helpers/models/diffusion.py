@@ -410,7 +410,7 @@ def draw_many(net, label, x, num_steps=20, batch_size=250, **settings):
 
 
 def train_denoiser(
-    digits, target, schedule, num_steps, seed=0, c=24, batch_size=64, lr=3e-3, device="cpu"
+    digits, target, schedule, num_steps, seed=0, c=24, batch_size=32, lr=3e-3, device="cpu"
 ):
     """A U-Net after num_steps steps of eq. (13), averaged by eq. (16); times are uniform."""
     with torch.random.fork_rng(devices=[]):  # other random numbers stay as they are

@@ -64,10 +64,7 @@ DIAGRAM_TIMES = (0, 2, 4, 6, 8)  # of the ten steps whose states are shown, from
 
 def diffusion_diagram():
     """Figure: a digit goes to noise by a formula, noise comes back to a digit by a network."""
-    fig, ax = plotting.figure(8.8, 3.3, tight=False)
-    fig.subplots_adjust(0, 0, 1, 1)
-    ax.set(xlim=(0, 8.8), ylim=(0, 3.3))
-    ax.set_axis_off()
+    fig, ax = plotting.canvas(3.3)
     digit = to_signed(load_embedded_digits("train").images[4:5])
     noise = torch.randn(1, 1, 28, 28, generator=_seeded(8))
     back, drawn = finished_digits()
@@ -473,10 +470,7 @@ def crossing_picture(lines, flow, x_lines, x_flow, times):
 
 def unet_shapes(c=48):
     """Figure: the shapes of an image on its way through the U-Net, and what joins it."""
-    fig, ax = plotting.figure(8.8, 3.0, tight=False)
-    fig.subplots_adjust(0, 0, 1, 1)
-    ax.set(xlim=(0, 8.8), ylim=(0, 3.0))
-    ax.set_axis_off()
+    fig, ax = plotting.canvas(3.0)
     boxes = [
         (0.1, 1.75, 1.25, "x\n1 × 28 × 28", plotting.GREY),
         (1.65, 1.75, 1.35, "unshuffle\n4 × 14 × 14", plotting.GREY),

@@ -18,6 +18,7 @@ from aigc_helpers.metrics import load_features
 from aigc_helpers.models import diffusion
 from aigc_helpers.models.vae import ConvVAE
 from aigc_helpers.panels import pad
+from tests import test_browser
 from tests.marking import assert_marked
 from tests.panel_checks import (
     answers_within,
@@ -894,18 +895,16 @@ panels.diffusion.draw_and_finish(load_model("diffusion"), load_features(), vae, 
 """
 
 
+chromium = test_browser.chromium  # the fixture
+
+
 @pytest.mark.browser
-def test_a_mouse_draws_a_one_and_the_model_finishes_it(tmp_path):
-    browser = pytest.importorskip("tests.test_browser")
-    chromium = browser.chromium.__wrapped__ if hasattr(browser.chromium, "__wrapped__") else None
-    if chromium is None:
-        pytest.skip("the browser fixture cannot be opened here")
+def test_a_mouse_draws_a_one_and_the_model_finishes_it(chromium, tmp_path):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(PAD_PAGE)])
     nbformat.write(nb, folder / "pad.ipynb")
-    opened = chromium()
-    with browser.jupyterlab(next(opened), folder, "pad.ipynb") as lab:
+    with test_browser.jupyterlab(chromium, folder, "pad.ipynb") as lab:
         assert lab.problems == []
         panel = lab.page.locator(".aigc-panel").first
         lab.click(panel, "Clear")
@@ -922,10 +921,10 @@ def test_a_mouse_draws_a_one_and_the_model_finishes_it(tmp_path):
                 mouse.move(box["x"] + 0.5 * box["width"], down)
             mouse.up()
 
-        seq = browser.seq_of(panel)
+        seq = test_browser.seq_of(panel)
         began = time.perf_counter()
         stroke()
-        while browser.seq_of(panel) == seq:
+        while test_browser.seq_of(panel) == seq:
             assert time.perf_counter() - began < 20, "the stroke did not arrive"
             time.sleep(0.02)
         print(f"\nstroke drawn and answered in {1000 * (time.perf_counter() - began):.0f} ms")
