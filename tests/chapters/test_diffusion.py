@@ -902,8 +902,9 @@ chromium = test_browser.chromium  # the fixture
 def test_a_mouse_draws_a_one_and_the_model_finishes_it(chromium, tmp_path):
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(PAD_PAGE)])
-    nbformat.write(nb, folder / "pad.ipynb")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    cells = [nbformat.v4.new_code_cell(PAD_PAGE)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "pad.ipynb")
     with test_browser.jupyterlab(chromium, folder, "pad.ipynb") as lab:
         assert lab.problems == []
         panel = lab.page.locator(".aigc-panel").first
