@@ -693,7 +693,7 @@ FAULTS = [
     page("eq. (8): the weight is missing", "return (nll * hidden / t).sum() / x.numel()", "return (nll * hidden).sum() / x.numel()"),
     page("eq. (8): a mean over hidden letters", "return (nll * hidden / t).sum() / x.numel()", "return nll[hidden].mean()"),
     page("eq. (8): hidden with probability 1 - t", "draw(x.shape, generator, x.device) < t\n", "draw(x.shape, generator, x.device) < 1 - t\n"),
-    page("times: all in the first part", "return ((part + u) / n)", "return (u / n)"),
+    page("times: all in the first part", "return ((part + u) / n)", "return ((0 * part + u) / n)"),
     page(
         "times: the later the row, the later the time",
         "part = torch.randperm(n, generator=generator)[:, None]",
@@ -704,7 +704,7 @@ FAULTS = [
     page("eq. (9): from 0 gaps on", "[:, 0] * T).ceil().long()", "[:, 0] * T).floor().long()"),
     page("eq. (9): divided by T, not by m", "(nll * hidden).sum(dim=1) / num_hidden", "(nll * hidden).sum(dim=1) / T"),
     page("the sampler draws from the wrong row", "drawn = torch.multinomial(q, 1, generator=generator).view(tokens.shape)", "drawn = torch.multinomial(q, 1, generator=generator).view(tokens.shape).flip(1)"),
-    page("the sampler keeps all at once", "num_kept = (hidden.sum(dim=1, keepdim=True) / steps_left).ceil()", "num_kept = hidden.sum(dim=1, keepdim=True)"),
+    page("the sampler keeps all at once", "num_kept = (hidden.sum(dim=1, keepdim=True) / steps_left).ceil()", "num_kept = hidden.sum(dim=1, keepdim=True) + 0 * steps_left"),
     page(
         "the sampler rounds down",
         "/ steps_left).ceil()\n        keep",
@@ -724,9 +724,9 @@ FAULTS = [
         "test_the_orders_are_what_their_names_say",
     ),
     page(
-        "what was given is filled too",
-        "keep = hidden & (rank_gaps(p",
-        "keep = (rank_gaps(p",
+        "gaps and letters are ranked together",
+        'score = score.masked_fill(~hidden, float("-inf"))',
+        "score = score + 0",
         "test_every_gap_is_filled_and_what_was_given_stays",
     ),
     page("eq. (10): a distribution over subsets counts them twice", "chance = p / len(subsets)", "chance = p"),
