@@ -288,7 +288,7 @@ def test_the_fifteen_lines_learn_and_draw():
     assert np.mean(losses[-50:]) < 0.8 * np.mean(losses[:20])
     noise = torch.randn(1000, 2, generator=seeded(2))
     drawn = diffusion.flow_sample(net, noise, 30)
-    assert 1.2 < drawn.norm(dim=1).mean() < 2.4 and not drawn.requires_grad
+    assert (drawn.norm(dim=1) - 1.6).abs().mean() < 0.3 and not drawn.requires_grad
     denoise = diffusion.denoiser(net, FLOW)
     with torch.no_grad():
         same = diffusion.sample(denoise, noise, FLOW, 30)
@@ -753,6 +753,10 @@ def test_trajectories_end_on_the_ring_with_the_exact_mean(makers):
     assert int(re.search(r"end (\d+) %", status(panel))[1]) > 90
     panel.set(num_steps=2)
     assert int(re.search(r"end (\d+) %", status(panel))[1]) < 60
+    panel.set(num_steps=5, eta=0.0)
+    shown = status(panel)
+    panel.set(eta=1.0)
+    assert status(panel) != shown
 
 
 def test_trajectories_train_a_network_of_their_own(makers, velocity_net):
@@ -949,12 +953,11 @@ FAULTS = [
         "eq. (7): the widths change places",
         "return sigma_s / sigma_t * added",
         "return sigma_t / sigma_s * added",
-        "test_the_fresh_noise_comes_from_the_generator_and_not_in_the_last_step",
     ),
     page(
         "eq. (7): what was there is not taken off",
         "added = (sigma_t.square() - kept.square()).clamp_min(0).sqrt()",
-        "added = sigma_t",
+        "added = (sigma_t.square() - 0 * kept.square()).clamp_min(0).sqrt()",
     ),
     page(
         "sample: every step starts from the noise",
@@ -1104,7 +1107,7 @@ FAULTS = [
         "trajectories: another eta shows the same points",
         "asked = (eta, num_steps, denoise_by, self.tries, self.step)",
         "asked = (num_steps, denoise_by, self.tries, self.step)",
-        "test_every_control_and_button_draws_once_and_all_can_be_read",
+        "test_trajectories_end_on_the_ring_with_the_exact_mean",
     ),
     panel_fault(
         "denoised estimate: the error of another estimate",
