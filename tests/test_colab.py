@@ -152,7 +152,7 @@ def test_a_copy_carries_the_weights_that_its_chapter_loads_and_no_others(copies)
     with_features = {path.stem for path in PATHS if "digit_features.safetensors" in weights(path)}
     assert {"01_gan", "02_vae", "04_diffusion"} <= scored <= with_features
     assert weights(ROOT / "notebooks" / "03_gpt.ipynb") == {"gpt.safetensors"}
-    assert weights(ROOT / "notebooks" / "03b_gpt_beyond.ipynb") == set()
+    assert weights(ROOT / "notebooks" / "01_gan.ipynb") == {"gan.safetensors", "digit_features.safetensors"}
 
 
 def test_the_carried_weights_load(copies):
@@ -169,7 +169,7 @@ def test_missing_libraries_are_asked_of_pip_and_a_failure_is_one_message(copies)
         assert error == f"pip could not install {', '.join(needs[stem])}: connect, then run this cell again"
         assert folder == ""
     assert {"torch>=2.10", "scikit-learn", "Pillow", "ipywidgets>=7.7.1,<9", "torchmetrics"} <= set(needs["01_gan"])
-    assert "tokenizers" in needs["03b_gpt_beyond"] and "torchmetrics" not in needs["03b_gpt_beyond"]
+    assert "tokenizers" in needs["03b_gpt_beyond"] and "tokenizers" not in needs["01_gan"]
 
 
 # ---------------------------------------------------------------- the command, on tiny projects

@@ -40,6 +40,13 @@ def drawn(draw, *args, **kwargs):
     return fig
 
 
+@plotting.style()
+def line_on_a_canvas():
+    fig, ax = plotting.canvas(1.2)
+    ax.plot([0.2, 8.6], [0.1, 1.1])
+    return fig
+
+
 FIGURES = {
     "figure": lambda: plotting.figure(3, 2)[0],
     "image_grid": lambda: plotting.image_grid(IMAGES, ncols=3, title="six"),
@@ -53,6 +60,7 @@ FIGURES = {
     "draw_arrows": lambda: drawn(plotting.draw_arrows, POINTS, POINTS),
     "draw_warp": lambda: drawn(plotting.draw_warp, plotting.plane(4).reshape(4, 4, 2)),
     "shapes": lambda: plotting.shapes({0.8: [(1.0, 0.1, 0.1, "k", "a"), (8.0, 0.1, 0.2, "k", "b")]}, height=1.2),
+    "canvas": lambda: line_on_a_canvas(),
     "draw_gauge": lambda: drawn(plotting.draw_gauge, 0.3, 1.0, "KL"),
 }
 NO_FIGURE = {"style", "to_png", "show", "show_text", "tile", "smooth", "square", "plane", "log_axis", "with_palette",

@@ -162,7 +162,7 @@ CHAPTERS = [  # number, what, column, row, whether it stands
     ("02b", "beyond VAE", 2, 1, True),
     ("03", "GPT", 1, 2, True),
     ("03b", "beyond GPT-2", 2, 2, True),
-    ("03c", "masked models", 3, 2, False),
+    ("03c", "masked models", 3, 2, True),
     ("03d", "assistant", 4, 2, False),
     ("04", "diffusion", 1, 3, True),
     ("04b", "beyond diffusion", 2, 3, False),

@@ -1042,7 +1042,7 @@ FAULTS = [
         "self.norm2(r) * (1 + 0 * scale) + 0 * shift",
     ),
     page(
-        "attention: softmax over the queries",
+        "U-Net attention: softmax over the queries",
         "weights = logits.softmax(dim=3).to(v.dtype)",
         "weights = logits.softmax(dim=2).to(v.dtype)",
         "test_attention_is_pytorchs_own",
