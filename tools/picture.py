@@ -75,9 +75,8 @@ def draw_vae(num_images):
 
 def draw_diffusion(num_images):
     labels = torch.arange(num_images) % 10
-    path = diffusion.make_path("straight")
     x = draw_noise(num_images, 1, 28, 28)
-    return diffusion.draw_digits(load_model("diffusion"), labels, path, 20, x=x)
+    return diffusion.draw_digits(load_model("diffusion"), labels, 20, x=x)
 
 
 def write_gpt(num_texts):

@@ -13,7 +13,7 @@ from aigc_helpers import plotting
 from aigc_helpers.arguments import require_finite, require_number, require_one_of, require_whole
 from aigc_helpers.data import load_digits, to_signed
 from aigc_helpers.models import intro
-from aigc_helpers.models.diffusion import draw_digits, make_path
+from aigc_helpers.models.diffusion import draw_digits
 from aigc_helpers.models.gpt import generate
 from aigc_helpers.panels.core import Panel, choice, slider
 from aigc_helpers.plotting import BLUE, GREEN, GREY, INK, ORANGE, SKY, ReusableFigure
@@ -60,7 +60,7 @@ def draw_diffusion(unet, n, seed=0, num_steps=10, label=None):
     else:
         require_whole("draw_diffusion", "label", label, least=0, most=9)
         labels = torch.full((n,), label)
-    return draw_digits(unet, labels, make_path("straight"), num_steps, generator=random)
+    return draw_digits(unet, labels, num_steps, generator=random)
 
 
 # ---------------------------------------------------------------- points in the plane, densities on a line
