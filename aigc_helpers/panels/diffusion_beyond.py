@@ -10,16 +10,18 @@ from __future__ import annotations
 import torch
 
 from aigc_helpers import plotting
+from aigc_helpers.models.diffusion import draw_digits
 from aigc_helpers.models.diffusion_beyond import (
     Mixture,
     coefficients,
+    draw_consistent,
     guided_score,
     ks_distance,
     langevin,
     simulate,
     tilted_log_prob,
 )
-from aigc_helpers.panels.core import Panel, choice, slider
+from aigc_helpers.panels.core import Panel, choice, frozen, slider
 
 NUM_POINTS = 4000
 NUM_DRAWN = 12
@@ -80,18 +82,19 @@ def two_ways():
         times = _even(steps)
         k = round((1 - time) * steps)
         moment = times[k].item()
-        a, n = coefficients(moment, SCHEDULE)
+        level = coefficients(moment, SCHEDULE)
         fig, (left, right) = page.wipe()
         lines = torch.cat([x[:NUM_DRAWN] for x in points], dim=1).T
         left.plot(times, lines, linewidth=0.9)
         left.axvline(moment, color=plotting.INK, linestyle="--", linewidth=1.2)
         left.set(xlim=(1.0, 0.0), ylim=(-4, 4), xlabel="t")
         left.set_title(f"{NUM_DRAWN} trajectories", fontsize=10)
-        right.hist(points[k][:, 0].clamp(-4, 4), bins=64, range=(-4, 4), density=True, color=plotting.SKY)
-        right.plot(line, mixture.log_prob(line, a, n).exp(), color=plotting.ORANGE)
+        shown = points[k][:, 0].clamp(-4, 4)
+        right.hist(shown, bins=64, range=(-4, 4), density=True, color=plotting.SKY)
+        right.plot(line, mixture.log_prob(line, *level).exp(), color=plotting.ORANGE)
         right.set(xlim=(-4, 4), ylim=(0, 0.95), yticks=[])
         right.set_title(f"all points at t = {moment:.2f}", fontsize=10)
-        gap = ks_distance(points[k], mixture, a, n)
+        gap = ks_distance(points[k], mixture, *level)
         return fig, f"Largest gap between the points' shares and the curve's: {gap:.3f}."
 
     return Panel(
@@ -189,4 +192,67 @@ def guided_line():
             ("w = 3, corrected", {"churn": 0.0, "corrections": 10, "steps": 30}),
         ],
         alt="A histogram of guided samples on a line, beside two density curves.",
+    )
+
+
+# ---------------------------------------------------------------- few evaluations
+
+NUM_DIGITS = 8
+EVALUATIONS = (1, 2, 4, 8)
+
+
+def few_evaluations(teacher, reflowed, consistent):
+    """Digits in few network evaluations, by a teacher, its reflowed and its consistency student.
+
+    What moves: which model, how many evaluations, the class, the seed of the noise.
+    What to see: in one evaluation the teacher draws a mean and the students draw strokes.
+    Source: Liu 2022, arXiv 2209.03003; Song 2023, arXiv 2303.01469.
+    """
+    nets = {
+        "teacher": frozen(teacher),
+        "reflow": frozen(reflowed),
+        "consistency": frozen(consistent),
+    }
+    margins = {"left": 0.01, "right": 0.99, "top": 0.9, "bottom": 0.01, "hspace": 0.2}
+    page = plotting.ReusableFigure(6.4, 2.1, margins, nrows=2)
+    kept = {}
+
+    def drawn(name, evaluations, digit, seed):
+        label = torch.full((NUM_DIGITS,), digit)
+        x = torch.randn(NUM_DIGITS, 1, 28, 28, generator=_seeded(seed))
+        if name == "consistency":
+            return draw_consistent(nets[name], label, evaluations, x, _seeded(100 + seed))
+        return draw_digits(nets[name], label, evaluations, eta=0.0, x=x)
+
+    def draw(model, evaluations, digit, seed):
+        if (digit, seed) not in kept:
+            kept.clear()
+            kept[digit, seed] = drawn("teacher", 20, digit, seed)
+        reference = kept[digit, seed]
+        x = drawn(model, evaluations, digit, seed)
+        fig, (top, bottom) = page.wipe()
+        count = f"{evaluations} evaluation{'s' if evaluations > 1 else ''}"
+        plotting.draw_images(top, x, NUM_DIGITS)
+        top.set_title(f"{model}, {count}", fontsize=10)
+        plotting.draw_images(bottom, reference, NUM_DIGITS)
+        bottom.set_title("teacher, 20 evaluations, from the same noise", fontsize=10)
+        away = (x - reference).square().mean().sqrt().item()
+        return fig, f"Root mean squared difference from the row below: {away:.2f}."
+
+    return Panel(
+        "Few evaluations",
+        draw,
+        controls={
+            "model": choice("model", list(nets)),
+            "evaluations": choice("evaluations", list(EVALUATIONS)),
+            "digit": slider("digit", 0, 9, 3, step=1),
+            "seed": slider("noise seed", 0, 9, 0, step=1),
+        },
+        frames=[
+            ("Teacher, 1", {}),
+            ("Teacher, 4", {"evaluations": 4}),
+            ("Reflow, 1", {"model": "reflow", "evaluations": 1}),
+            ("Consistency, 1", {"model": "consistency"}),
+        ],
+        alt="A row of digits drawn in few evaluations above one drawn in twenty.",
     )
