@@ -23,9 +23,10 @@ from aigc_helpers.models.diffusion_beyond import (
 )
 from aigc_helpers.panels.core import Panel, choice, frozen, slider
 
-NUM_POINTS = 4000
+NUM_POINTS = 2000
 NUM_DRAWN = 12
 SCHEDULE = "linear"
+BARS = {"density": True, "color": plotting.SKY, "histtype": "stepfilled"}
 
 
 def _seeded(seed=0):
@@ -90,7 +91,7 @@ def two_ways():
         left.set(xlim=(1.0, 0.0), ylim=(-4, 4), xlabel="t")
         left.set_title(f"{NUM_DRAWN} trajectories", fontsize=10)
         shown = points[k][:, 0].clamp(-4, 4)
-        right.hist(shown, bins=64, range=(-4, 4), density=True, color=plotting.SKY)
+        right.hist(shown, bins=64, range=(-4, 4), **BARS)
         right.plot(line, mixture.log_prob(line, *level).exp(), color=plotting.ORANGE)
         right.set(xlim=(-4, 4), ylim=(0, 0.95), yticks=[])
         right.set_title(f"all points at t = {moment:.2f}", fontsize=10)
@@ -103,7 +104,7 @@ def two_ways():
         controls={
             "churn": slider("churn", 0.0, 2.0, 0.0, step=0.25),
             "drift": choice("what is added", ["noise and its drift", "noise alone"]),
-            "steps": slider("steps", 10, 200, 100, step=10),
+            "steps": slider("steps", 10, 100, 60, step=10),
             "time": slider("time shown", 0.0, 1.0, 0.0, step=0.05),
             "seed": slider("seed", 0, 9, 0, step=1),
         },
@@ -122,7 +123,7 @@ def two_ways():
 TWO_CLASSES = ((-1.6,), (-0.4,), (0.4,), (1.6,))
 WIDTH = 0.35
 CHOSEN = [0, 1]
-NUM_GUIDED = 2000
+NUM_GUIDED = 1000
 
 
 def draw_guided(w, churn, steps, corrections, seed, mixture=None):
@@ -159,7 +160,7 @@ def guided_line():
         tilted = tilted_log_prob(line, mixture, CHOSEN, w).exp()
         tilted = tilted / torch.trapezoid(tilted, line[:, 0])
         fig, ax = page.wipe()
-        ax.hist(x[:, 0].clamp(-4.5, 3), bins=75, range=(-4.5, 3), density=True, color=plotting.SKY)
+        ax.hist(x[:, 0].clamp(-4.5, 3), bins=75, range=(-4.5, 3), **BARS)
         grey = {"color": plotting.GREY, "linewidth": 4, "alpha": 0.5}
         ax.plot(line, labelled.log_prob(line).exp(), label="p(x | y)", **grey)
         ax.plot(line, tilted, color=plotting.ORANGE, label="tilted density")
@@ -176,20 +177,20 @@ def guided_line():
         controls={
             "w": slider("guidance w", 0.0, 6.0, 0.0, step=0.5),
             "churn": slider("churn", 0.0, 1.0, 0.0, step=0.25),
-            "steps": slider("steps", 10, 100, 40, step=10),
-            "corrections": slider("Langevin steps", 0, 10, 0, step=1),
+            "steps": slider("steps", 10, 60, 40, step=10),
+            "corrections": slider("Langevin steps", 0, 4, 0, step=1),
             "seed": slider("seed", 0, 9, 0, step=1),
         },
         presets={
             "The ODE": {"churn": 0.0, "corrections": 0},
-            "The SDE": {"churn": 1.0, "corrections": 0, "steps": 100},
-            "With corrections": {"churn": 0.0, "corrections": 10, "steps": 30},
+            "The SDE": {"churn": 1.0, "corrections": 0, "steps": 60},
+            "With corrections": {"churn": 0.0, "corrections": 4, "steps": 40},
         },
         frames=[
             ("w = 0", {}),
             ("w = 3, ODE", {"w": 3.0}),
-            ("w = 3, SDE", {"churn": 1.0, "steps": 100}),
-            ("w = 3, corrected", {"churn": 0.0, "corrections": 10, "steps": 30}),
+            ("w = 3, SDE", {"churn": 1.0, "steps": 60}),
+            ("w = 3, corrected", {"churn": 0.0, "corrections": 4, "steps": 40}),
         ],
         alt="A histogram of guided samples on a line, beside two density curves.",
     )
@@ -197,7 +198,8 @@ def guided_line():
 
 # ---------------------------------------------------------------- few evaluations
 
-NUM_DIGITS = 8
+NUM_DIGITS = 6  # of a class
+NUM_NOISES = 3
 EVALUATIONS = (1, 2, 4, 8)
 
 
@@ -214,22 +216,23 @@ def few_evaluations(teacher, reflowed, consistent):
         "consistency": frozen(consistent),
     }
     margins = {"left": 0.01, "right": 0.99, "top": 0.9, "bottom": 0.01, "hspace": 0.2}
-    page = plotting.ReusableFigure(6.4, 2.1, margins, nrows=2)
-    kept = {}
-
-    def drawn(name, evaluations, digit, seed):
-        label = torch.full((NUM_DIGITS,), digit)
-        x = torch.randn(NUM_DIGITS, 1, 28, 28, generator=_seeded(seed))
-        if name == "consistency":
-            return draw_consistent(nets[name], label, evaluations, x, _seeded(100 + seed))
-        return draw_digits(nets[name], label, evaluations, eta=0.0, x=x)
+    page = plotting.ReusableFigure(6.4, 2.7, margins, nrows=2)
+    label = torch.arange(10 * NUM_DIGITS) // NUM_DIGITS
+    noises = []
+    in_twenty = []
+    for seed in range(NUM_NOISES):
+        noises.append(torch.randn(len(label), 1, 28, 28, generator=_seeded(seed)))
+        in_twenty.append(draw_digits(nets["teacher"], label, 20, eta=0.0, x=noises[seed]))
 
     def draw(model, evaluations, digit, seed):
-        if (digit, seed) not in kept:
-            kept.clear()
-            kept[digit, seed] = drawn("teacher", 20, digit, seed)
-        reference = kept[digit, seed]
-        x = drawn(model, evaluations, digit, seed)
+        chosen = slice(digit * NUM_DIGITS, (digit + 1) * NUM_DIGITS)
+        reference = in_twenty[seed][chosen]
+        noise = noises[seed][chosen]
+        if model == "consistency":
+            random = _seeded(100 + seed)
+            x = draw_consistent(nets[model], label[chosen], evaluations, noise, random)
+        else:
+            x = draw_digits(nets[model], label[chosen], evaluations, eta=0.0, x=noise)
         fig, (top, bottom) = page.wipe()
         count = f"{evaluations} evaluation{'s' if evaluations > 1 else ''}"
         plotting.draw_images(top, x, NUM_DIGITS)
@@ -246,7 +249,7 @@ def few_evaluations(teacher, reflowed, consistent):
             "model": choice("model", list(nets)),
             "evaluations": choice("evaluations", list(EVALUATIONS)),
             "digit": slider("digit", 0, 9, 3, step=1),
-            "seed": slider("noise seed", 0, 9, 0, step=1),
+            "seed": slider("noise seed", 0, NUM_NOISES - 1, 0, step=1),
         },
         frames=[
             ("Teacher, 1", {}),

@@ -1,7 +1,7 @@
 """Chapter 04's network in 1, 2, 4 and 20 evaluations, beside a reflowed and a consistency student.
 
-The students start as copies of the teacher and are trained on 4,000 of its trajectories (DDIM, 20
-evaluations, which a class holds equally often), 450 steps of 64 with AdamW at 1e-3, one training each.
+The students start as copies of the teacher and are trained on 3,000 of its trajectories (DDIM, 20
+evaluations, which a class holds equally often), 350 steps of 64 with AdamW at 1e-3, one training each.
 Teacher and reflow draw by DDIM in equal steps; the consistency student adds fresh noise after each of
 its evaluations but the last. Three noise seeds: 2,000 samples each, 200 of a class, without guidance,
 the same noise at the start for all, FID against 2,000 held-out digits (`DigitJudge.standard()`).
@@ -19,8 +19,8 @@ from aigc_helpers.weights import load_model
 from ..experimenting import load_real_digits, mean_and_range
 
 SEEDS = (0, 1, 2)
-NUM_PAIRS = 4000
-NUM_STEPS = 450
+NUM_PAIRS = 3000
+NUM_STEPS = 350
 EVALUATIONS = (1, 2, 4)
 
 
