@@ -89,7 +89,7 @@ def two_ways():
         left.plot(times, lines, linewidth=0.9)
         left.axvline(moment, color=plotting.INK, linestyle="--", linewidth=1.2)
         left.set(xlim=(1.0, 0.0), ylim=(-4, 4), xlabel="t")
-        left.set_title(f"{NUM_DRAWN} trajectories", fontsize=10)
+        left.set_title(f"churn {churn:g}, {drift}", fontsize=10)
         shown = points[k][:, 0].clamp(-4, 4)
         right.hist(shown, bins=64, range=(-4, 4), **BARS)
         right.plot(line, mixture.log_prob(line, *level).exp(), color=plotting.ORANGE)
