@@ -293,31 +293,32 @@ def _two_m_step(x, x0, old, times, schedule):
     return sigma_s / sigma * x + (alpha_s - alpha * sigma_s / sigma) * middle
 
 
-def sampled_width(width, times, schedule, eta=0.0, end="mean"):
+def sampled_width(width, times, schedule, eta=0.0, fresh="never"):
     """The width of what a sampler draws for data N(0, width^2), exact prediction: eq. (14).
 
-    eta: 0 is DDIM, 1 DDPM. end: "mean", as samplers do, or "sample", with what the mean leaves out.
+    eta: 0 is DDIM, 1 DDPM. fresh: when the variance of eq. (15) is added, "never", as in samplers,
+    in the "last" step, or in "every" one.
     """
-    require_one_of("sampled_width", "end", end, ("mean", "sample"))
+    require_one_of("sampled_width", "fresh", fresh, ("never", "last", "every"))
     variance = torch.tensor(1.0, dtype=torch.float64)
     for t, s in zip(times[:-1], times[1:], strict=True):
         alpha, sigma = coefficients(t, schedule)
         alpha_s, sigma_s = coefficients(s, schedule)
-        kappa = alpha * width**2 / ((alpha * width) ** 2 + sigma**2)
-        if s == 0:
-            lost = (width * sigma) ** 2 / ((alpha * width) ** 2 + sigma**2)
-            left = lost if end == "sample" else 0.0
-            return (kappa**2 * variance + left).sqrt().item()
+        total = (alpha * width) ** 2 + sigma**2
+        kappa = alpha * width**2 / total
         step = sigma_s / sigma * (sigma**2 - (alpha / alpha_s * sigma_s) ** 2).clamp_min(0).sqrt()
         step = eta * step
-        kept = (sigma_s**2 - step**2).clamp_min(0).sqrt()
-        factor = alpha_s * kappa + kept * (1 - alpha * kappa) / sigma
+        kept = (sigma_s**2 - step**2).clamp_min(0).sqrt() / sigma
+        factor = alpha_s * kappa + kept * (1 - alpha * kappa)
         variance = factor**2 * variance + step**2
+        if fresh == "every" or (fresh == "last" and s == 0):
+            uncertain = (width * sigma) ** 2 / total
+            variance = variance + (alpha_s - kept * alpha) ** 2 * uncertain
     return variance.sqrt().item()
 
 
 def guided_score(with_label, without, w):
-    """s_w(x, alpha, sigma) of eq. (16), from two scores (x, alpha, sigma). w = 0 is no guidance."""
+    """s_w(x, alpha, sigma) of eq. (17), from two scores (x, alpha, sigma). w = 0 is no guidance."""
     w = require_number("guided_score", "w", w)
 
     def score(x, alpha, sigma):
@@ -352,7 +353,7 @@ def annealed_langevin(score, x, times, schedule, num_langevin, generator=None):
 
 
 class DiTBlock(nn.Module):
-    """Attention and an MLP over tokens (N, L, d), each scaled, shifted and gated by e: eq. (17).
+    """Attention and an MLP over tokens (N, L, d), each scaled, shifted and gated by e: eq. (18).
 
     Peebles & Xie 2022, adaLN-zero. Attention is chapter 03's without the mask.
     """
@@ -411,7 +412,7 @@ class DiT(nn.Module):
 
 
 def train_flow(net, data, num_steps, lr=2e-3, seed=0, device="cpu"):
-    """Train a velocity network on `Digits`, chapter 04's way; returns its EMA copy, the losses."""
+    """Train a velocity network on `Digits`; returns its EMA copy and the losses."""
     random = torch.Generator().manual_seed(seed)
     net = net.to(device).train()
     average = copy.deepcopy(net).requires_grad_(False)
@@ -428,7 +429,7 @@ def train_flow(net, data, num_steps, lr=2e-3, seed=0, device="cpu"):
         opt.zero_grad()
         loss.backward()
         opt.step()
-        update_ema(average, net, min(0.995, step / (step + 10)))
+        update_ema(average, net, min(0.98, step / (step + 10)))
         losses.append(loss.item())
     return average.eval(), losses
 
@@ -438,7 +439,9 @@ def collect(net, label, num_steps=20, generator=None, batch_size=250):
     """Trajectories (num_steps + 1, N, 1, 28, 28) of DDIM, from noise to digits, in 16 bits."""
     parts = []
     for y in label.split(batch_size):
-        drawn = draw_digits(net, y, num_steps, eta=0.0, generator=generator, keep=True)
+        drawn = draw_digits(
+            net, y, num_steps, eta=0.0, generator=generator, keep=True, clip=False
+        )
         parts.append(torch.stack(drawn).half())
     return torch.cat(parts, dim=1)
 
@@ -446,9 +449,9 @@ def collect(net, label, num_steps=20, generator=None, batch_size=250):
 def student_batch(kind, trajectories, index, generator=None):
     """Inputs x (N, 1, 28, 28), times (N,) and targets for the trajectories of these numbers.
 
-    kind: "reflow", eq. (18), or "consistency", eq. (19).
+    kind: "reflow", eq. (19), or "mean velocity", eq. (20).
     """
-    require_one_of("student_batch", "kind", kind, ("reflow", "consistency"))
+    require_one_of("student_batch", "kind", kind, ("reflow", "mean velocity"))
     num_steps = len(trajectories) - 1
     eps = trajectories[0, index].float()
     x0 = trajectories[-1, index].float()
@@ -463,7 +466,7 @@ def student_batch(kind, trajectories, index, generator=None):
 
 
 def train_student(kind, teacher, trajectories, label, num_steps, lr=1e-3, seed=0):
-    """A copy of the teacher trained by eq. (18) or (19); returns its EMA copy and the losses.
+    """A copy of the teacher trained by eq. (19) or (20); returns its EMA copy and the losses.
 
     trajectories (K + 1, N, 1, 28, 28), label (N,). The error at time t counts t^2, at least 1/25:
     an error of the mean velocity is t times as large in the picture.
@@ -478,7 +481,7 @@ def train_student(kind, teacher, trajectories, label, num_steps, lr=1e-3, seed=0
         for group in opt.param_groups:
             group["lr"] = learning_rate(step, num_steps, lr)
         x, t, target = student_batch(kind, trajectories, index, random)
-        weight = t.square().clamp_min(0.04) if kind == "consistency" else torch.ones_like(t)
+        weight = t.square().clamp_min(0.04) if kind == "mean velocity" else torch.ones_like(t)
         with autocast(device):
             out = net(x.to(device), t.to(device), label[index].to(device))
         error = (out.float() - target.to(device)).square().mean(dim=(1, 2, 3))
@@ -493,7 +496,7 @@ def train_student(kind, teacher, trajectories, label, num_steps, lr=1e-3, seed=0
 
 @torch.no_grad()
 def draw_consistent(net, label, num_evals, x, generator=None, batch_size=250):
-    """Images (N, 1, 28, 28) from noise x, by a consistency model: denoise, noise anew, denoise.
+    """Images (N, 1, 28, 28) from noise x and a mean velocity: denoise, noise anew, denoise.
 
     Song 2023, algorithm 1, at evenly spaced times.
     """

@@ -203,17 +203,17 @@ NUM_NOISES = 3
 EVALUATIONS = (1, 2, 4, 8)
 
 
-def few_evaluations(teacher, reflowed, consistent):
-    """Digits in few network evaluations, by a teacher, its reflowed and its consistency student.
+def few_evaluations(teacher, reflowed, distilled):
+    """Digits in few network evaluations, by a teacher, its reflowed and its distilled student.
 
     What moves: which model, how many evaluations, the class, the seed of the noise.
     What to see: in one evaluation the teacher draws a mean and the students draw strokes.
-    Source: Liu 2022, arXiv 2209.03003; Song 2023, arXiv 2303.01469.
+    Source: Liu 2022, arXiv 2209.03003; Luhman & Luhman 2021, arXiv 2101.02388.
     """
     nets = {
         "teacher": frozen(teacher),
         "reflow": frozen(reflowed),
-        "consistency": frozen(consistent),
+        "mean velocity": frozen(distilled),
     }
     margins = {"left": 0.01, "right": 0.99, "top": 0.9, "bottom": 0.01, "hspace": 0.2}
     page = plotting.ReusableFigure(6.4, 2.7, margins, nrows=2)
@@ -228,7 +228,7 @@ def few_evaluations(teacher, reflowed, consistent):
         chosen = slice(digit * NUM_DIGITS, (digit + 1) * NUM_DIGITS)
         reference = in_twenty[seed][chosen]
         noise = noises[seed][chosen]
-        if model == "consistency":
+        if model == "mean velocity":
             random = _seeded(100 + seed)
             x = draw_consistent(nets[model], label[chosen], evaluations, noise, random)
         else:
@@ -255,7 +255,7 @@ def few_evaluations(teacher, reflowed, consistent):
             ("Teacher, 1", {}),
             ("Teacher, 4", {"evaluations": 4}),
             ("Reflow, 1", {"model": "reflow", "evaluations": 1}),
-            ("Consistency, 1", {"model": "consistency"}),
+            ("Mean velocity, 1", {"model": "mean velocity"}),
         ],
         alt="A row of digits drawn in few evaluations above one drawn in twenty.",
     )

@@ -241,8 +241,11 @@ def test_widths_are_those_of_chapter_04s_sampler(eta):
     drawn = diffusion.sample(denoise, x, schedule, 12, eta, seeded(1))
     want = diffusion_beyond.sampled_width(0.3, even(12), "cosine", eta)
     assert drawn.std().item() == pytest.approx(want, rel=0.015)
-    fine = diffusion_beyond.sampled_width(0.3, even(2000), "cosine", eta, "sample")
-    assert fine == pytest.approx(0.3, rel=0.01)
+    for num_steps in (3, 12):
+        exact = diffusion_beyond.sampled_width(0.3, even(num_steps), "cosine", eta, "every")
+        assert exact == pytest.approx(0.3, rel=1e-6)
+    last = diffusion_beyond.sampled_width(0.3, even(12), "cosine", eta, "last")
+    assert want < last < 0.3
 
 
 # ---------------------------------------------------------------- guidance
@@ -357,7 +360,7 @@ def test_targets_of_students_lead_to_the_ends_of_their_own_trajectories():
     eps = trajectories[0, index].float()
     torch.testing.assert_close(x + (1 - ratio) * target, eps, rtol=0, atol=1e-5)
     torch.testing.assert_close(x - ratio * target, trajectories[-1, index].float(), rtol=0, atol=1e-5)
-    x, t, target = diffusion_beyond.student_batch("consistency", trajectories, index, seeded())
+    x, t, target = diffusion_beyond.student_batch("mean velocity", trajectories, index, seeded())
     ratio = t[:, None, None, None]
     torch.testing.assert_close(x - ratio * target, trajectories[-1, index].float(), rtol=0, atol=1e-5)
     for k, (time, i) in enumerate(zip(t.tolist(), index.tolist(), strict=True)):
@@ -366,7 +369,7 @@ def test_targets_of_students_lead_to_the_ends_of_their_own_trajectories():
         diffusion_beyond.student_batch("other", trajectories, index)
 
 
-@pytest.mark.parametrize("kind", ["reflow", "consistency"])
+@pytest.mark.parametrize("kind", ["reflow", "mean velocity"])
 def test_a_student_starts_as_the_teacher_and_comes_nearer_to_its_targets(kind):
     teacher = make_unet()
     before = [weight.clone() for weight in teacher.parameters()]
@@ -413,7 +416,7 @@ BAD = {
     ),
     "steps": (lambda: diffusion_beyond.ode_log_prob(None, torch.zeros(1, 1), 0), "num_steps must be"),
     "loss": (lambda: diffusion_beyond.loss_weight("hinge", double(0.0)), "loss_weight: unknown loss"),
-    "end": (lambda: diffusion_beyond.sampled_width(1.0, even(2), "cosine", end="x"), "sampled_width: unknown end"),
+    "fresh": (lambda: diffusion_beyond.sampled_width(1.0, even(2), "cosine", fresh="x"), "sampled_width: unknown fresh"),
     "scale": (lambda: diffusion_beyond.guided_score(None, None, math.nan), "guided_score: w"),
 }
 
@@ -671,17 +674,18 @@ FAULTS = [
     page("eq. (13): alpha of the wrong time", "(alpha_s - alpha * sigma_s / sigma) * middle", "(alpha - alpha * sigma_s / sigma) * middle"),
     page("the last step is not cut", "torch.cat([times[:-1], times[-2] * even(parts)[1:].square()])", "times + 0 * parts"),
     page("eq. (14): the noise forgotten", "variance = factor**2 * variance + step**2", "variance = factor**2 * variance", "test_widths_are_those_of_chapter_04s_sampler"),
+    page("eq. (15): the last step alone", 'if fresh == "every" or (', 'if fresh == "never2" or ('),
     page("eq. (14): the factor not squared", "variance = factor**2 * variance", "variance = factor * variance"),
-    page("eq. (16): guidance the other way", "return labelled + w * (labelled - without(x, alpha, sigma))", "return labelled - w * (labelled - without(x, alpha, sigma))"),
+    page("eq. (17): guidance the other way", "return labelled + w * (labelled - without(x, alpha, sigma))", "return labelled - w * (labelled - without(x, alpha, sigma))"),
     page("Langevin without its climb", "x + 0.5 * size * sigma**2 * score(x, alpha, sigma)", "x + 0.0 * size * sigma**2 * score(x, alpha, sigma)"),
     page("Langevin climbs twice too far", "0.5 * size * sigma**2 *", "2.0 * size * sigma**2 *", "test_guidance_without_scale_is_the_labelled_score_and_langevin_keeps_its_density"),
-    page("eq. (17): a gate that is always open", "h = h + gate1 * self.attend", "h = h + self.attend"),
+    page("eq. (18): a gate that is always open", "h = h + gate1 * self.attend", "h = h + self.attend"),
     page("DiT: patches put back in another order", "patches = self.leave(self.norm(h)).transpose(1, 2)", "patches = self.leave(self.norm(h.flip(1))).transpose(1, 2)", "test_a_dits_patches_go_back_to_where_they_came_from"),
     page("DiT: the label is not read", "self.time(time_embedding(t)) + self.label(label)", "self.time(time_embedding(t)) + 0 * self.label(label)", "test_a_dit_starts_at_zero_and_each_picture_is_judged_alone"),
-    page("eq. (18): velocity the wrong way", "return (1 - ratio) * x0 + ratio * eps, t, eps - x0", "return (1 - ratio) * x0 + ratio * eps, t, x0 - eps", STUDENTS),
-    page("eq. (19): not divided by t", "return x, t, (x - x0) / t[:, None, None, None]", "return x, t, (x - x0)", STUDENTS),
-    page("eq. (19): times from the wrong end", "t = 1 - k / num_steps", "t = (k + 1) / num_steps", STUDENTS),
-    page("eq. (20): the sign", "u - t * change, average", "u + t * change, average"),
+    page("eq. (19): velocity the wrong way", "return (1 - ratio) * x0 + ratio * eps, t, eps - x0", "return (1 - ratio) * x0 + ratio * eps, t, x0 - eps", STUDENTS),
+    page("eq. (20): not divided by t", "return x, t, (x - x0) / t[:, None, None, None]", "return x, t, (x - x0)", STUDENTS),
+    page("eq. (20): times from the wrong end", "t = 1 - k / num_steps", "t = (k + 1) / num_steps", STUDENTS),
+    page("eq. (21): the sign", "u - t * change, average", "u + t * change, average"),
     page("consistency: the old noise again", "fresh = torch.randn(x0.shape, generator=generator).to(x0)", "fresh = x.to(x0)[: len(x0)] + 0 * torch.randn(x0.shape, generator=generator)", CONSISTENT),
     page("consistency: no noise in between", "noisy = (1 - s) * x0 + s * fresh", "noisy = x0 + 0 * fresh", CONSISTENT),
     page("mark 1 takes half", "want = slope_variance - 2 *", "want = slope_variance - 1 *", "exercises"),

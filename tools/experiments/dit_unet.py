@@ -1,4 +1,4 @@
-"""A two-block DiT beside a U-Net of width 32 as chapter 04's denoiser: 40 seconds each, three seeds.
+"""A two-block DiT beside a U-Net of width 32 like chapter 04's: 40 seconds each, three seeds.
 
 Held equal: the processor's seconds on one thread (each network's number of steps follows from its
 measured speed), batches of 64 MNIST digits, AdamW with its rate falling along half a cosine, moving
@@ -29,6 +29,7 @@ DECIMALS = {"FID": 2, "precision": 2, "recall": 2, "read as asked, %": 1}
 
 
 def run(progress):
+    torch.set_num_threads(1)
     digits = load_real_digits("train")
     judge = DigitJudge.standard(2000, load_real_digits("test"))
     rows = {}
@@ -49,7 +50,7 @@ def run(progress):
     return rows
 
 
-def speed_of(make, digits, num_steps=12):
+def speed_of(make, digits, num_steps=30):
     """Steps a second, after some to warm up."""
     train_flow(make(), digits, 4)
     began = time.process_time()
