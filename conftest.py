@@ -21,6 +21,7 @@ ORDER = ("notebook", "exhaustive", "browser", "mutation", "colab")  # after the 
 EXHAUSTIVE = set(ORDER[1:])  # an hour together: run in CI and when asked for
 
 _seconds = defaultdict(float)
+_begun = set()  # notebooks of which a cell was run
 
 
 def pytest_addoption(parser):
@@ -32,6 +33,17 @@ def pytest_addoption(parser):
         help="of the full runs and long tests of single notebooks, and of the seeded faults: those that a change "
         "touched, and a quarter of the rest, another each day (see tests/what_to_run.py)",
     )
+    parser.addoption(
+        "--minutes",
+        type=float,
+        help="start none of these after so many minutes; they are skipped and counted (tests/time_limit.py)",
+    )
+
+
+def pytest_configure(config):
+    from tests import time_limit
+
+    time_limit.start(config.option.minutes)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,6 +75,18 @@ def pytest_collection_modifyitems(config, items):
         items.sort(key=lambda item: longest.index(item.path))
     else:
         items.sort(key=_turn)  # stable sorts: the cells of a notebook stay in order
+    if config.option.minutes is not None:
+        items[:] = _from_another_place_each_day(items)
+
+
+def _from_another_place_each_day(items):
+    from tests import time_limit, what_to_run
+
+    groups = defaultdict(list)  # a notebook's cells stay together
+    for item in items:
+        groups[item.path if item.path.suffix == ".ipynb" else item.nodeid].append(item)
+    turned = time_limit.turned(list(groups), datetime.date.today().toordinal(), what_to_run.PARTS)
+    return [item for name in turned for item in groups[name]]
 
 
 def _length(path):
@@ -98,11 +122,24 @@ def _wanted(item, config):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item):
     """One notebook's kernel after the other: two that start at once may take the same port, and one of them dies."""
+    _skip_when_time_is_over(item)
     if item.path.suffix != ".ipynb":
         return (yield)
     user = os.getuid() if hasattr(os, "getuid") else ""
     with FileLock(pathlib.Path(tempfile.gettempdir()) / f"aigc-kernels-{user}.lock"):
         return (yield)
+
+
+def _skip_when_time_is_over(item):
+    """A test of one notebook or of one fault that has not begun; the cells of a notebook that has begun go on."""
+    from tests import time_limit, what_to_run
+
+    if item.path in _begun:
+        return
+    if time_limit.seconds_left() < 0 and what_to_run.subject_of(item):
+        pytest.skip(time_limit.OVER)
+    if item.path.suffix == ".ipynb":
+        _begun.add(item.path)
 
 
 def pytest_runtest_logreport(report):
@@ -118,8 +155,16 @@ def pytest_sessionfinish(session, exitstatus):
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    from tests import time_limit
+
     if config.args_source == config.ArgsSource.TESTPATHS and not (config.option.exhaustive or config.option.markexpr):
         terminalreporter.write_line("not run: browser, seeded faults, Colab's versions; --exhaustive runs them too")
+    skipped = terminalreporter.stats.get("skipped", [])
+    skipped = [report for report in skipped if time_limit.OVER in str(report.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests were {time_limit.OVER}; without it they run:")
+        for file in sorted({report.nodeid.partition("::")[0] for report in skipped}):
+            terminalreporter.write_line(f"  {file}")
     for notebook, seconds in sorted(_seconds.items()):
         terminalreporter.write_line(f"{notebook}: {seconds:.0f} s at AIGC_BUDGET={os.environ['AIGC_BUDGET']}")
 

@@ -504,6 +504,18 @@ def draw_warp(ax, grid, colour=FAKE):
     ax.add_collection(LineCollection(lines, colors=colour, linewidths=0.7, alpha=0.8, zorder=2), autolim=False)
 
 
+def canvas(height, bottom=0.0, width=8.8):
+    """An empty figure for a diagram, and its one axes, without a frame: it fills it, in inches from (0, bottom).
+
+    Raises ValueError for a width or height that is no number of inches.
+    """
+    fig, ax = figure(width, height, tight=False)
+    fig.subplots_adjust(0, 0, 1, 1)
+    ax.set(xlim=(0, width), ylim=(bottom, bottom + height))
+    ax.set_axis_off()
+    return fig, ax
+
+
 @style()
 def shapes(rows, height):
     """Figure: rows of boxes, an arrow from each to the next: the shapes on the way through a network.
@@ -511,10 +523,7 @@ def shapes(rows, height):
     rows    y of a row's centre -> its boxes: (x of the centre, width, height, colour, the words below) of each
     height  of the figure, in inches; it is 8.8 wide, and so is the range of x
     """
-    fig, ax = figure(8.8, height, tight=False)
-    fig.subplots_adjust(0, 0, 1, 1)
-    ax.set(xlim=(0, 8.8), ylim=(0, height))
-    ax.set_axis_off()
+    fig, ax = canvas(height)
     for y, boxes in rows.items():
         _draw_boxes(ax, y, boxes)
     return fig

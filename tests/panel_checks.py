@@ -38,19 +38,47 @@ def other_value(control):
     return low if control.value > (low + high) / 2 else high
 
 
+# What _standard_work takes, in ms of one thread, on the two cores on which the limits of the panels were set.
+STANDARD_MS = 100.0
+
+
 def answers_within(panel, milliseconds, tries=4, **move):
     """Whether a panel answers a move in so much of its thread's own time, in the best of some tries.
 
-    A processor that is busy with other things does not count: the same test holds on a laptop and in CI.
+    A processor that is busy with other things does not count, and one that is slower than the usual one, by itself or
+    because a neighbour shares its core, is measured by a standard picture drawn right after: the limit grows with it.
     """
     back = {name: panel.values[name] for name in move}
     for _ in range(tries):
-        before = time.thread_time()
-        panel.set(**move)
-        if 1000 * (time.thread_time() - before) < milliseconds:
+        taken = _thread_ms(lambda: panel.set(**move))
+        if taken < milliseconds or taken < milliseconds * slowness():
             return True
         panel.set(**back)
     return False
+
+
+def _thread_ms(work):
+    before = time.thread_time()
+    work()
+    return 1000 * (time.thread_time() - before)
+
+
+def slowness():
+    """How much longer the standard work takes than on the usual machine; at least 1."""
+    return max(1.0, min(_thread_ms(_standard_work) for _ in range(3)) / STANDARD_MS)
+
+
+def _standard_work():
+    """A picture with 2,000 dots, and a small network: the kinds of work that a panel does."""
+    fig, axes = plotting.figure(7, 3, ncols=2, tight=False)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 2, generator=generator)
+    h = x @ torch.randn(2, 256, generator=generator)
+    for _ in range(4):
+        h = torch.relu(h @ torch.full((256, 256), 0.01))
+    axes[0].scatter(*x.T, s=4)
+    axes[1].plot(h[:, 0])
+    plotting.to_png(fig)
 
 
 def luminance(colour):

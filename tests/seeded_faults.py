@@ -12,6 +12,7 @@ tests/helper_faults.py. This module runs them; tests/test_seeded_faults.py colle
 
 import importlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -146,13 +147,14 @@ def put_fault(fault, root):
 # ---------------------------------------------------------------- many copies, and their table
 
 
-def run_faults(faults, catchers, base):
-    """Run each fault and, without a fault, each of `catchers` in copies below the folder `base`.
+def run_faults(faults, catchers, base, seconds_left=math.inf):
+    """Run, without a fault, each of `catchers` and then each fault in copies below the folder `base`.
 
     Returns {name of a fault, or catcher: {"rc": 0 green, 1 red, None not placed, "log": str, "seconds": float}}.
+    Faults that have not begun after `seconds_left` are not in it.
     """
     jobs, found = [], {}
-    for number, what in enumerate([*faults, *sorted(catchers)]):
+    for number, what in enumerate([*sorted(catchers), *faults]):
         folder = base / f"{number:03d}"
         folder.mkdir()
         copy_project(folder)
@@ -164,12 +166,13 @@ def run_faults(faults, catchers, base):
             jobs.append((what.name, str(folder), what.catcher, what.where.startswith("notebooks/")))
         except AssertionError as problem:
             found[what.name] = {"rc": None, "log": str(problem), "seconds": 0.0}
-    return found | _ask_server(jobs, base)
+    return found | _ask_server(jobs, base, seconds_left)
 
 
 def table(faults, found):
-    """The results as Markdown: fault | where | caught by | seconds, and the score."""
+    """The results, of those that were run, as Markdown: fault | where | caught by | seconds, and the score."""
     lines = ["| fault | where | caught by | s |", "|---|---|---|---|"]
+    faults = [fault for fault in faults if fault.name in found]
     for fault in faults:
         result = found[fault.name]
         lines.append(
@@ -189,8 +192,8 @@ def caught_by(result):
     return found.group(1)[:120].replace("|", "/") if found else "?"
 
 
-def _ask_server(jobs, base):
-    (base / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
+def _ask_server(jobs, base, seconds_left):
+    (base / "jobs.json").write_text(json.dumps([jobs, seconds_left]), encoding="utf-8")
     hidden = (
         "AIGC_DATA_DIR",
         "AIGC_DEVICE",
@@ -224,8 +227,12 @@ def _ask_server(jobs, base):
 # ---------------------------------------------------------------- the server: imports PyTorch once, forks for each copy
 
 
-def serve(jobs):
-    """Run jobs (name, folder, catcher, export) in forked processes, two at a time: name -> {rc, log, seconds}."""
+def serve(jobs, seconds_left):
+    """Run jobs (name, folder, catcher, export) in forked processes, two at a time: name -> {rc, log, seconds}.
+
+    A job that is a fault, not a catcher by itself, is left out if it has not begun after `seconds_left`.
+    """
+    end = time.monotonic() + seconds_left
     for name in PRELOADED:
         importlib.import_module(name)
     own = [
@@ -234,6 +241,8 @@ def serve(jobs):
     assert not own, f"each copy imports its own: {own}"
     waiting, running, results = list(jobs), {}, {}
     while waiting or running:
+        if time.monotonic() > end:
+            waiting = [job for job in waiting if job[0] == job[2]]
         while waiting and len(running) < WORKERS:
             name, folder, catcher, export = waiting.pop(0)
             running[_fork(folder, catcher, export)] = name, folder, time.monotonic()
@@ -304,5 +313,5 @@ def run_catcher(folder, catcher, export):
 
 if __name__ == "__main__":
     base = pathlib.Path(sys.argv[1])
-    found = serve(json.loads((base / "jobs.json").read_text(encoding="utf-8")))
+    found = serve(*json.loads((base / "jobs.json").read_text(encoding="utf-8")))
     (base / "results.json").write_text(json.dumps(found), encoding="utf-8")

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from tests import seeded_faults
+from tests import seeded_faults, time_limit
 from tests.seeded_faults import ROOT, caught_by, chapters
 
 can_fork = pytest.mark.skipif(
@@ -42,7 +42,8 @@ def results(request, tmp_path_factory):
     catchers = {params["catcher"] for params in chosen if "catcher" in params} | {
         fault.catcher for fault in faults
     }
-    found = seeded_faults.run_faults(faults, catchers, tmp_path_factory.mktemp("copies"))
+    folder = tmp_path_factory.mktemp("copies")
+    found = seeded_faults.run_faults(faults, catchers, folder, time_limit.seconds_left())
     yield found
     print("\n\n" + seeded_faults.table(faults, found))
 
@@ -64,6 +65,8 @@ def test_the_catcher_is_green_without_a_fault(results, catcher):
 @pytest.mark.mutation
 @pytest.mark.parametrize("fault", FAULTS, ids=map(name_of, FAULTS))
 def test_the_fault_is_caught(results, fault):
+    if fault.name not in results:
+        pytest.skip(time_limit.OVER)
     result = results[fault.name]
     assert result["rc"] == 1, f"{fault.name}: {caught_by(result)}\n{result['log'][-3000:]}"
     assert results[fault.catcher]["rc"] == 0, f"{fault.catcher} is red without the fault too"

@@ -1,5 +1,6 @@
 """Generated from notebooks/04_diffusion.ipynb: edit it there, then run `python -m tools export`."""
 
+import copy
 import math
 
 import torch
@@ -7,7 +8,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from aigc_helpers.arguments import require_number, require_one_of, require_whole
-from aigc_helpers.training import autocast
+from aigc_helpers.data import to_signed
+from aigc_helpers.training import autocast, steps
 
 
 SCHEDULES = ("rectified flow", "cosine", "linear")
@@ -83,6 +85,14 @@ def diffuse(x0, t, eps, schedule):
     return like(schedule.alpha(t), x0) * x0 + like(schedule.sigma(t), x0) * eps
 
 
+def score_from(x, x0_hat, t, schedule):
+    """The score, the gradient of log q(x_t), from a denoised estimate like x: eq. (3)."""
+    sigma = like(schedule.sigma(t), x)
+    if not sigma.all():
+        raise ValueError("score_from: at t = 0 there is no noise, and (3) says nothing")
+    return (like(schedule.alpha(t), x) * x0_hat - x) / sigma.square()
+
+
 def mixture_shares(x, t, schedule, centres, width):
     """p(centre k | x_t) (N, K), for points x (N, D) and a mixture of K equal Gaussians.
 
@@ -102,14 +112,6 @@ def mixture_denoise(x, t, schedule, centres, width):
     estimates = centres + (alpha * width**2 / variance)[..., None] * offset    # one for each centre
     shares = mixture_shares(x, t, schedule, centres, width)
     return (shares[..., None] * estimates).sum(dim=1)
-
-
-def score_from(x, x0_hat, t, schedule):
-    """The score, the gradient of log q(x_t), from a denoised estimate like x: eq. (3)."""
-    sigma = like(schedule.sigma(t), x)
-    if not sigma.all():
-        raise ValueError("score_from: at t = 0 there is no noise, and (3) says nothing")
-    return (like(schedule.alpha(t), x) * x0_hat - x) / sigma.square()
 
 
 def posterior_std(t, s, schedule):
@@ -363,7 +365,7 @@ def drop_labels(label, share=0.1, generator=None):
 
 @torch.no_grad()
 def update_ema(average, model, decay):
-    """average <- decay average + (1 - decay) weights: an exponential moving average, in place."""
+    """average <- decay average + (1 - decay) weights, in place: eq. (16)."""
     for kept, weight in zip(average.parameters(), model.parameters(), strict=True):
         kept.mul_(decay).add_(weight, alpha=1 - decay)
 
@@ -415,8 +417,31 @@ def draw_many(net, label, x, num_steps=20, batch_size=250, **settings):
     )
 
 
+def train_denoiser(
+    digits, target, schedule, num_steps, seed=0, c=24, batch_size=64, lr=3e-3, device="cpu"
+):
+    """A U-Net after num_steps steps of eq. (13), averaged by eq. (16); times are uniform."""
+    with torch.random.fork_rng(devices=[]):  # other random numbers stay as they are
+        torch.manual_seed(seed)
+        net = UNet(c).to(device)
+    average = copy.deepcopy(net)
+    opt = torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
+    random = torch.Generator().manual_seed(seed)
+    for step, (pixels, label) in steps(digits, num_steps, batch_size, device=device, seed=seed):
+        for group in opt.param_groups:
+            group["lr"] = learning_rate(step, num_steps, lr)
+        label = drop_labels(label, generator=random)
+        with autocast(device):
+            loss = denoising_loss(net, to_signed(pixels), schedule, target, random, label)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        update_ema(average, net, 1 - 5 / num_steps)
+    return average.eval().requires_grad_(False)
+
+
 def guided(net, w):
-    """A network whose predictions are led away from "no label" by w: eq. (18).
+    """A network whose predictions are led away from "no label" by w: eq. (17).
 
     w = 0 leaves them as they are.
     """

@@ -1,11 +1,18 @@
-"""The panels of 04_diffusion: noise put in, noise taken out, and what steers the way back.
+"""The panels and pictures of 04_diffusion: noise put in, noise taken out, and what steers the way back.
 
-forward_process()          a digit under noise, level by level, on five schedules
-trajectories(run)          the paths of points from noise to a ring, by three samplers
-denoised_estimate(...)     what the network takes the clean digit to be, at one level
-sampling_steps(model)      the same noise through 5, 10, 20 and 50 network evaluations
-guidance_scale(...)        what guidance does to accuracy and to variety
-draw_and_finish(...)       a digit taken up to a noise level and back again
+diffusion_diagram()    the whole chapter in one picture
+forward_process()      a digit under noise, at any time of three schedules
+two_points_picture()   noisy numbers, the mean of what may be behind them, and the slope
+where_from()           a noisy point: what may be behind it, their mean, and the score
+ddim_picture(...)      one step of the sampler in the plane
+trajectories(...)      points on their way from noise to a ring
+crossing_picture(...)  straight lines that cross, and the flow of their mean velocity
+unet_shapes()          the shapes on the way through the U-Net
+training_curve(...)    the loss of a training, and how high it is at each time
+denoised_estimate(...) what the network takes the clean digit to be, at one time
+sampling_steps(model)  the same noise through 5, 10, 20 and 50 network evaluations
+guidance_scale(...)    what guidance does to accuracy and to variety
+draw_and_finish(...)   a drawing of your own, noised and denoised
 """
 
 from __future__ import annotations
@@ -16,10 +23,12 @@ import math
 import torch
 
 from aigc_helpers import plotting
-from aigc_helpers.data import load_digits, to_signed, toy_modes
+from aigc_helpers.data import load_digits, load_embedded_digits, to_signed, toy_2d, toy_modes
 from aigc_helpers.models import diffusion
-from aigc_helpers.models.diffusion import NO_LABEL, SAMPLERS, SCHEDULES, T
+from aigc_helpers.models.diffusion import NO_LABEL, RECTIFIED_FLOW, SCHEDULES
 from aigc_helpers.panels.core import Panel, choice, frozen, slider
+from aigc_helpers.panels.pad import SKETCHES, make_pad, rasterize
+from aigc_helpers.weights import load_model
 
 NUM_DIGITS = 20  # of the test digits, so many can be chosen
 
@@ -37,63 +46,138 @@ def _draw_noise_like(x, seed=0):
     return torch.randn(x.shape, generator=_seeded(seed))
 
 
+def _mean_square(x):
+    return x.square().mean().item()
+
+
+def _draw_picture(ax, image, limit, title):
+    """One image (1, 1, 28, 28), black at -limit and white at limit."""
+    ax.imshow(image[0, 0].numpy(), cmap="gray", vmin=-limit, vmax=limit)
+    ax.set(xticks=[], yticks=[], title=title)
+
+
+# ---------------------------------------------------------------- the chapter in one picture
+
+
+DIAGRAM_TIMES = (0, 2, 4, 6, 8)  # of the ten steps whose states are shown, from noise on
+
+
+def diffusion_diagram():
+    """Figure: a digit goes to noise by a formula, noise comes back to a digit by a network."""
+    fig, ax = plotting.figure(8.8, 3.3, tight=False)
+    fig.subplots_adjust(0, 0, 1, 1)
+    ax.set(xlim=(0, 8.8), ylim=(0, 3.3))
+    ax.set_axis_off()
+    digit = to_signed(load_embedded_digits("train").images[4:5])
+    noise = torch.randn(1, 1, 28, 28, generator=_seeded(8))
+    back, drawn = finished_digits()
+    for k in range(5):
+        left = 0.15 + 1.12 * k
+        noisy = diffusion.diffuse(digit, k / 4, noise, RECTIFIED_FLOW)
+        _draw_sheet(fig, left, 2.0, 0.8, noisy, 1, f"t = {k / 4:g}")
+        _draw_sheet(fig, left, 0.25, 0.8, back[4 - k], 1, "")
+        if k < 4:
+            _draw_arrow(ax, (left + 0.82, 2.4), (left + 1.1, 2.4), plotting.GREY)
+            _draw_arrow(ax, (left + 1.1, 0.65), (left + 0.82, 0.65), plotting.GREEN)
+    ax.text(2.79, 1.62, "forward: noise is added, by a formula", ha="center", color=plotting.INK)
+    words = "backward: a network estimates the digit, and a part of the noise is removed"
+    ax.text(2.79, 1.25, words, ha="center", color=plotting.INK, fontsize=9)
+    _draw_sheet(fig, 5.95, 0.25, 2.7, drawn, 6, "drawn by the network of section 8")
+    return fig
+
+
+def finished_digits():
+    """Five states of a digit on its way from noise, and 36 digits drawn to order, by the kept model.
+
+    Black while `assets/` holds no weights for it: they are made by the page that shows this.
+    """
+    black = torch.full((36, 1, 28, 28), -1.0)
+    try:
+        model = load_model("diffusion")
+    except (ValueError, RuntimeError):
+        return [black[:1]] * 5, black
+    kept = diffusion.draw_digits(
+        model, torch.tensor([5]), num_steps=8, generator=_seeded(3), keep=True
+    )
+    label = torch.arange(36) % 10
+    drawn = diffusion.draw_digits(model, label, num_steps=20, generator=_seeded(4))
+    return [kept[k] for k in DIAGRAM_TIMES], drawn
+
+
+def _draw_sheet(fig, x, y, side, images, ncols, title):
+    """Images in an axes of their own, a square with its lower left corner at x, y."""
+    width, height = fig.get_size_inches()
+    ax = fig.add_axes([x / width, y / height, side / width, side / height])
+    plotting.draw_images(ax, images.clamp(-1, 1), ncols)
+    ax.set_title(title, fontsize=10, pad=4)
+
+
+def _draw_arrow(ax, start, end, colour):
+    arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.5, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", xy=end, xytext=start, arrowprops=arrow)
+
+
 # ---------------------------------------------------------------- the forward process
 
 
 def forward_process():
-    """A digit under noise: eq. (2), at any level of any schedule.
+    """A digit under noise: eq. (1), at any time of any schedule.
 
-    What moves: the level t, the schedule, the digit and the noise.
+    What moves: the time t, the schedule, the digit and the noise.
     What to see: the digit drowns, the histogram of its pixels turns into the bell of pure noise, and
     a point slides down the schedule's curve of the signal-to-noise ratio. Schedules reach the same
     end at different speeds.
     Source: Ho 2020, arXiv 2006.11239; Nichol 2021, arXiv 2102.09672 (cosine).
     """
     digits = load_digits("test", verbose=False)
-    paths = {name: diffusion.make_path(name) for name in SCHEDULES}
-    decibels = {name: _signal_to_noise(path) for name, path in paths.items()}
+    schedules = {name: diffusion.make_schedule(name) for name in SCHEDULES}
+    curves = {name: _signal_to_noise(schedule) for name, schedule in schedules.items()}
     margins = {"left": 0.01, "right": 0.965, "top": 0.88, "bottom": 0.17, "wspace": 0.25}
     page = plotting.ReusableFigure(6.6, 2.5, margins, ncols=3)
 
     def draw(t, schedule, number, seed):
         x0 = _one_digit(digits, number)
-        x = diffusion.diffuse(x0, t, _draw_noise_like(x0, seed), paths[schedule])
+        x = diffusion.diffuse(x0, t, _draw_noise_like(x0, seed), schedules[schedule])
         fig, (left, middle, right) = page.wipe()
         left.imshow(x[0, 0].clamp(-2, 2).numpy(), cmap="gray", vmin=-2, vmax=2)
-        left.set(xticks=[], yticks=[], title=f"x at t = {t}")
+        left.set(xticks=[], yticks=[], title=f"x at t = {t:.2f}")
         _draw_pixels(middle, x)
-        _draw_ratio(right, decibels[schedule], t)
-        signal = paths[schedule].signal[t]
-        noise = paths[schedule].noise[t]
-        return fig, f"x = {signal:.3f} digit + {noise:.3f} noise."
+        _draw_ratio(right, curves[schedule], t)
+        alpha = schedules[schedule].alpha(t)
+        sigma = schedules[schedule].sigma(t)
+        return fig, f"x = {alpha:.3f} digit + {sigma:.3f} noise."
 
     return Panel(
         "Forward process",
         draw,
         controls={
-            "t": slider("level t", 0, T, 300, step=10),
-            "schedule": choice("schedule", list(SCHEDULES), "cosine"),
+            "t": slider("time t", 0.0, 1.0, 0.3, step=0.01),
+            "schedule": choice("schedule", list(SCHEDULES)),
             "number": slider("digit", 0, NUM_DIGITS - 1, 0, step=1),
             "seed": slider("noise seed", 0, 9, 0, step=1),
         },
         frames=[
-            ("Cosine, t = 300", {}),
-            ("Linear, t = 300", {"schedule": "linear"}),
-            ("Cosine, t = 700", {"schedule": "cosine", "t": 700}),
-            (f"Cosine, t = {T}", {"t": T}),
+            ("Rectified flow, t = 0.3", {}),
+            ("Linear, t = 0.3", {"schedule": "linear"}),
+            ("Cosine, t = 0.7", {"schedule": "cosine", "t": 0.7}),
+            ("Cosine, t = 1", {"t": 1.0}),
         ],
         alt="A digit under noise, the histogram of its pixels beside a bell curve, and the "
         "schedule's signal-to-noise curve.",
     )
 
 
-def _signal_to_noise(path):
-    """The signal-to-noise ratio (T,) of levels 1 to T in decibels, cut off at +-45."""
-    return (20 * (path.signal / path.noise).log10()).clamp(-45, 45)[1:]
+CURVE_TIMES = torch.linspace(0.005, 1, 200)
+
+
+def _signal_to_noise(schedule):
+    """The signal-to-noise ratio at CURVE_TIMES in decibels, cut off at +-45."""
+    ratio = schedule.alpha(CURVE_TIMES).clamp_min(1e-6) / schedule.sigma(CURVE_TIMES)
+    return (20 * ratio.log10()).clamp(-45, 45)
 
 
 def _draw_pixels(ax, x):
-    """The histogram of a picture's pixels, and the density of pure noise."""
+    """The histogram of an image's pixels, and the density of pure noise."""
     height, edges = torch.histogram(x.flatten(), bins=40, range=(-4.0, 4.0), density=True)
     grid = torch.linspace(-4, 4, 80)
     bell = torch.exp(-0.5 * grid**2) / math.sqrt(2 * math.pi)
@@ -105,72 +189,193 @@ def _draw_pixels(ax, x):
 
 
 def _draw_ratio(ax, decibels, t):
-    """The curve of a schedule, with a point at level t."""
-    t = max(t, 1)
-    ax.plot(range(1, T + 1), decibels, color=plotting.BLUE)
-    ax.plot([t], [decibels[t - 1]], "o", color=plotting.ORANGE, clip_on=False, zorder=5)
-    ax.set(xlim=(0, T), ylim=(-45, 45), xticks=[0, 500, T], yticks=[-40, 0, 40])
+    """The curve of a schedule, with a point at time t."""
+    nearest = (CURVE_TIMES - t).abs().argmin()
+    ax.plot(CURVE_TIMES, decibels, color=plotting.BLUE)
+    ax.plot([t], [decibels[nearest]], "o", color=plotting.ORANGE, clip_on=False, zorder=5)
+    ax.set(xlim=(0, 1), ylim=(-45, 45), xticks=[0, 0.5, 1], yticks=[-40, 0, 40])
     ax.set(xlabel="t", title="signal to noise, dB")
+
+
+# ---------------------------------------------------------------- what may be behind a noisy number
+
+
+def two_points_picture(times=(0.2, 0.5, 0.8)):
+    """Figure: data -1 and 1; at three times the density of x_t, E[x_0 | x_t], and its arrows."""
+    centres = torch.tensor([[-1.0], [1.0]])
+    grid = torch.linspace(-3, 3, 241)[:, None]
+    fig, axes = plotting.figure(8.6, 2.7, ncols=3)
+    for ax, t in zip(axes, times, strict=True):
+        alpha = RECTIFIED_FLOW.alpha(t)
+        sigma = RECTIFIED_FLOW.sigma(t)
+        mean = diffusion.mixture_denoise(grid, t, RECTIFIED_FLOW, centres, 0.0)
+        bells = torch.exp(-((grid - alpha * centres.T) ** 2) / (2 * sigma**2))
+        density = bells.sum(dim=1)
+        ax.fill_between(grid[:, 0], 1.4 * density / density.max() - 3, -3, color="#DCEAF4")
+        ax.plot(grid, mean, color=plotting.ORANGE, label="E[x0 | x_t]")
+        ax.plot([-3, 3], [-3, 3], color=plotting.GREY, linewidth=0.8, linestyle=":")
+        spots = torch.linspace(-2.4, 2.4, 9)[:, None]
+        score = diffusion.score_from(
+            spots,
+            diffusion.mixture_denoise(spots, t, RECTIFIED_FLOW, centres, 0.0),
+            t,
+            RECTIFIED_FLOW,
+        )
+        base = torch.full((9,), -2.85)
+        step = (0.35 * score[:, 0] * sigma).clamp(-0.5, 0.5)
+        ax.quiver(
+            spots[:, 0], base, step, torch.zeros(9), color=plotting.GREEN,
+            angles="xy", scale_units="xy", scale=1, width=0.012, zorder=5,
+        )  # fmt: skip
+        ax.set(xlim=(-3, 3), ylim=(-3, 1.6), xlabel="x_t", yticks=[-1, 0, 1], title=f"t = {t:g}")
+    axes[0].legend(frameon=False, loc="upper left", fontsize=8)
+    return fig
+
+
+# ---------------------------------------------------------------- what may be behind a noisy point
+
+
+def where_from():
+    """A noisy point in the plane, what may be behind it, the mean of that, and the score.
+
+    What moves: the point, and the time t.
+    What to see: with little noise one centre is behind the point, and the estimate is that centre;
+    with much noise all are, and the estimate is the middle. The score points from x_t to alpha
+    times the estimate: eq. (3).
+    """
+    centres, width = toy_modes("ring")
+    data = toy_2d("ring", 400, _seeded(2))
+    eps = torch.randn(400, 2, generator=_seeded(3))
+    margins = {"left": 0.01, "right": 0.99, "top": 0.99, "bottom": 0.01}
+    page = plotting.ReusableFigure(4.6, 4.6, margins)
+
+    def draw(first, second, t):
+        x = torch.tensor([[first, second]])
+        alpha = RECTIFIED_FLOW.alpha(t)
+        shares = diffusion.mixture_shares(x, t, RECTIFIED_FLOW, centres, width)[0]
+        estimate = diffusion.mixture_denoise(x, t, RECTIFIED_FLOW, centres, width)
+        score = diffusion.score_from(x, estimate, t, RECTIFIED_FLOW)[0]
+        fig, ax = page.wipe()
+        noisy = diffusion.diffuse(data, t, eps, RECTIFIED_FLOW)
+        ax.scatter(*noisy.T, s=5, color=plotting.SKY, linewidths=0, zorder=1)
+        ax.scatter(*centres.T, s=20 + 500 * shares, color=plotting.BLUE, zorder=2)
+        towards = alpha * estimate[0] - x[0]
+        plotting.draw_arrows(ax, x, towards[None], plotting.GREEN)
+        ax.plot(*x[0], "X", color=plotting.INK, markersize=11, zorder=6)
+        ax.plot(*estimate[0], "*", color=plotting.ORANGE, markersize=18, zorder=6)
+        plotting.square(ax, 3.0)
+        likely = int((shares > 0.05).sum())
+        told = f"Centres with more than 5 %: {likely}. Estimate ({estimate[0, 0]:.2f}, "
+        told += f"{estimate[0, 1]:.2f}), score ({score[0]:.2f}, {score[1]:.2f})."
+        return fig, told
+
+    return Panel(
+        "Where did it come from?",
+        draw,
+        controls={
+            "first": slider("x, to the right", -2.5, 2.5, 1.0),
+            "second": slider("x, upwards", -2.5, 2.5, 0.6),
+            "t": slider("time t", 0.05, 1.0, 0.5, step=0.05),
+        },
+        frames=[
+            ("t = 0.2", {"t": 0.2}),
+            ("t = 0.5", {"t": 0.5}),
+            ("t = 0.7", {"t": 0.7}),
+            ("t = 1", {"t": 1.0}),
+        ],
+        alt="A black cross, the noisy point; blue discs, the centres, as large as they are probable; "
+        "an orange star, the mean of what may be behind the point; a green arrow along the score.",
+    )
+
+
+# ---------------------------------------------------------------- one step of the sampler
+
+
+def ddim_picture(t=0.7, s=0.4):
+    """Figure: a point at time t, its estimate, the noise in it, and where eq. (5) and (6) take it."""
+    centres, width = toy_modes("ring")
+    x = torch.tensor([[1.25, 1.3]])
+    estimate = diffusion.mixture_denoise(x, t, RECTIFIED_FLOW, centres, width)
+    new = diffusion.ddim_step(x, estimate, t, s, RECTIFIED_FLOW)
+    many = diffusion.ddim_step(
+        x.expand(60, 2), estimate.expand(60, 2), t, s, RECTIFIED_FLOW, 1.0, _seeded()
+    )
+    fig, ax = plotting.figure(7.0, 3.3, tight=False)
+    fig.subplots_adjust(0.01, 0.01, 0.52, 0.99)
+    ax.scatter(*centres.T, s=40, color=plotting.BLUE, label="the data's centres")
+    ax.plot(*torch.cat([estimate, x]).T, ":", color=plotting.GREY, linewidth=1)
+    ax.plot(*x[0], "X", color=plotting.INK, markersize=11, label=f"x at t = {t:g}")
+    ax.plot(*estimate[0], "*", color=plotting.ORANGE, markersize=16, label="estimate of x_0")
+    ax.plot(*new[0], "o", color=plotting.INK, markersize=8, label=f"x at s = {s:g}, eta = 0")
+    words = f"x at s = {s:g}, eta = 1, sixty times"
+    ax.scatter(*many.T, s=7, color=plotting.GREEN, linewidths=0, zorder=1, label=words)
+    ax.set(xlim=(-0.7, 2.4), ylim=(-0.7, 2.4), xticks=[], yticks=[])
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    return fig
 
 
 # ---------------------------------------------------------------- trajectories
 
 
-HEUN = "ODE by Heun"
 LEARNT = "network"
-EXACT = "exact score"
+EXACT = "exact mean"
 
 
-def trajectories(run):
+def trajectories(net=None):
     """Points on their way from noise to a ring of eight Gaussians.
 
     Args:
-        run: a trained `ToyRun` on the ring; the panel trains a copy of its own.
+        net: a trained `VelocityNet`; the panel trains a copy of its own. Without one, the exact mean
+            E[x_0 | x_t] denoises.
 
-    What moves: the sampler, eta, the number of steps, the moment of the way that is shown, and
-    whether the network or the exact score denoises. Run trains the panel's network on, 20 steps a
-    tick; New network starts afresh.
+    What moves: eta, the number of steps, the moment of the way that is shown, and, with a network,
+    who denoises. Run trains the panel's network on, 20 steps a tick; New network starts afresh.
     What to see: the trajectories of eta = 0 are smooth curves, those of eta = 1 random walks; a few
-    steps are too coarse, and end between the modes.
-    Source: Song 2020, arXiv 2010.02502 (DDIM); Karras 2022, arXiv 2206.00364 (Heun).
+    steps are too coarse.
+    Source: Song 2020, arXiv 2010.02502 (DDIM); Ho 2020, arXiv 2006.11239 (DDPM).
     """
-    state = _Trajectories(run)
+    state = _Trajectories(net)
     margins = {"left": 0.01, "right": 0.99, "top": 0.93, "bottom": 0.01}
-    page = plotting.ReusableFigure(5.0, 4.6, margins)
+    page = plotting.ReusableFigure(4.8, 4.6, margins)
 
-    def draw(sampler, eta, num_steps, moment, denoiser):
-        points = state.sample(sampler == HEUN, eta, num_steps, denoiser)
+    def draw(eta, num_steps, moment, denoise_by=EXACT):
+        points = state.sample(eta, num_steps, denoise_by)
         now = min(num_steps, round(moment * num_steps))
+        t = 1 - now / num_steps
         fig, ax = page.wipe()
-        _draw_trajectories(ax, state, points[: now + 1], max(1, state.levels[now]), denoiser)
-        ax.set_title(f"{sampler}, {num_steps} steps: after {now}", fontsize=10)
-        evaluations = 2 * num_steps - 1 if sampler == HEUN else num_steps
-        near = f"at the end {100 * state.share_near_modes():.0f} % lie on the ring's modes"
-        return fig, f"{evaluations} network evaluations; {near}. Training step {state.step}."
+        _draw_trajectories(ax, state, points[: now + 1], max(0.02, t), denoise_by)
+        ax.set_title(f"eta = {eta:g}, {num_steps} steps: at t = {t:.2f}", fontsize=10)
+        near = f"At the end {100 * state.share_near_modes():.0f} % lie on the ring's modes."
+        trained = "" if net is None else f" Training step {state.step}."
+        return fig, near + trained
+
+    controls = {
+        "eta": slider("eta", 0.0, 1.0, 0.0),
+        "num_steps": slider("steps", 1, 50, 20, step=1),
+        "moment": slider("moment", 0.0, 1.0, 1.0, step=0.05),
+    }
+    frames = [
+        ("eta = 0 (DDIM), 20 steps", {}),
+        ("eta = 1 (DDPM), 20 steps", {"eta": 1.0}),
+        ("eta = 0, 3 steps", {"eta": 0.0, "num_steps": 3}),
+        ("eta = 0, half-way", {"num_steps": 20, "moment": 0.5}),
+    ]
+    alt = "Trajectories of points from noise to a ring of eight modes, over arrows of the score."
+    if net is None:
+        return Panel("Trajectories", draw, controls=controls, frames=frames, alt=alt)
 
     def start_afresh():
         state.start_afresh()
-        panel.put(denoiser=LEARNT)
+        panel.put(denoise_by=LEARNT)
 
     panel = Panel(
-        "Trajectories",
+        "Trajectories of a network",
         draw,
-        controls={
-            "sampler": choice("sampler", ["DDPM / DDIM (eta)", HEUN]),
-            "eta": slider("eta", 0.0, 1.0, 0.0),
-            "num_steps": slider("steps", 2, 50, 20, step=1),
-            "moment": slider("moment", 0.0, 1.0, 1.0, step=0.05),
-            "denoiser": choice("denoise by", [LEARNT, EXACT]),
-        },
+        controls=controls | {"denoise_by": choice("denoise by", [LEARNT, EXACT])},
         buttons={"New network": start_afresh},
         tick=state.train,
-        frames=[
-            ("eta = 0 (DDIM), 20 steps", {}),
-            ("eta = 1 (DDPM), 20 steps", {"eta": 1.0}),
-            ("eta = 0, 4 steps", {"eta": 0.0, "num_steps": 4}),
-            ("The exact score, half-way", {"num_steps": 20, "moment": 0.5, "denoiser": EXACT}),
-        ],
-        alt="Trajectories of points from noise to a ring of eight modes, over arrows of the score.",
+        frames=frames[:2],
+        alt=alt,
     )
     return panel
 
@@ -178,45 +383,53 @@ def trajectories(run):
 class _Trajectories:
     """What the panel owns: a network in training, and the points of the last sampling."""
 
-    def __init__(self, run):
-        self.run = copy.deepcopy(run)
-        self.centres, self.sigma = toy_modes("ring")
+    def __init__(self, net):
+        self.centres, self.width = toy_modes("ring")
         self.start = torch.randn(400, 2, generator=_seeded(5))
-        self.levels = []  # of the points below
+        self.data = toy_2d("ring", 8192, _seeded(4))
+        self.generator = _seeded(9)
         self.points = []
         self.made_for = None
+        self.step = 0
+        self.tries = 0
+        self.take(net if net is None else copy.deepcopy(net).cpu().requires_grad_(True))
 
-    @property
-    def step(self):
-        return len(self.run.losses)
+    def take(self, net):
+        self.net = net
+        if net is not None:
+            self.opt = torch.optim.Adam(net.parameters(), lr=3e-3)
 
+    @torch.enable_grad()
     def train(self):
-        self.run.train(20)
+        for _ in range(20):
+            chosen = torch.randint(len(self.data), (256,), generator=self.generator)
+            diffusion.flow_step(self.net, self.opt, self.data[chosen], self.generator)
+        self.step += 20
 
     def start_afresh(self):
-        self.run = diffusion.ToyRun(seed=self.step % 7 + 1)
+        self.tries += 1
+        self.step = 0
+        with torch.random.fork_rng(devices=[]):  # other random numbers stay as they are
+            torch.manual_seed(self.tries % 7)
+            self.take(diffusion.VelocityNet())
 
-    def denoise(self, x, t, denoiser):
-        """(x0, eps) at level t for points x (N, 2)."""
-        if denoiser == EXACT:
-            return diffusion.mixture_guess(x, t, self.run.path, self.centres, self.sigma)
-        return self.run.guess(x, t)
+    def denoise(self, x, t, denoise_by):
+        """The estimate of x_0 at time t for points x (N, 2)."""
+        if denoise_by == EXACT:
+            return diffusion.mixture_denoise(x, t, RECTIFIED_FLOW, self.centres, self.width)
+        return diffusion.denoiser(self.net, RECTIFIED_FLOW)(x, t)
 
-    def sample(self, heun, eta, num_steps, denoiser):
-        """The points (400, 2) after each step; made anew only if something else was asked for before."""
-        eta = 0.0 if heun else eta
-        asked = (heun, eta, num_steps, denoiser, self.run, self.step)
+    @torch.no_grad()
+    def sample(self, eta, num_steps, denoise_by):
+        """The points (400, 2) after each step; made anew only if something else was asked before."""
+        asked = (eta, num_steps, denoise_by, self.tries, self.step)
         if asked != self.made_for:
-            self.levels = diffusion.sampling_levels(T, num_steps)
+
+            def denoise(x, t):
+                return self.denoise(x, t, denoise_by)
+
             self.points = diffusion.sample(
-                lambda x, t: self.denoise(x, t, denoiser),
-                self.start,
-                self.run.path,
-                num_steps,
-                eta,
-                heun,
-                _seeded(6),
-                keep=True,
+                denoise, self.start, RECTIFIED_FLOW, num_steps, eta, _seeded(6), keep=True
             )
             self.made_for = asked
         return self.points
@@ -224,92 +437,170 @@ class _Trajectories:
     def share_near_modes(self):
         """The share of the final points within three widths of a mode."""
         nearest = torch.cdist(self.points[-1], self.centres).min(dim=1).values
-        return (nearest < 3 * self.sigma).float().mean().item()
+        return (nearest < 3 * self.width).float().mean().item()
 
 
-def _draw_trajectories(ax, state, points, t, denoiser):
-    """24 trajectories and the present points of all 400, over the score at level t."""
+def _draw_trajectories(ax, state, points, t, denoise_by):
+    """24 trajectories and the present points of all 400, over the score at time t."""
     grid = plotting.plane(12, 3.0)
-    score = -state.denoise(grid, t, denoiser)[1]
-    plotting.draw_arrows(ax, grid, score, plotting.SKY, 0.13)
+    with torch.no_grad():
+        estimate = state.denoise(grid, t, denoise_by)
+    score = t * diffusion.score_from(grid, estimate, t, RECTIFIED_FLOW)
+    short = score / (score.norm(dim=1, keepdim=True) / 2.5).clamp_min(1)
+    plotting.draw_arrows(ax, grid, short, plotting.SKY, 0.13)
     ways = torch.stack(points)[:, :24]
     ax.plot(*ways.movedim(2, 0), color=plotting.GREY, linewidth=0.8)
     plotting.draw_points(ax, fake=points[-1])
     plotting.square(ax, 3.0)
 
 
+# ---------------------------------------------------------------- crossing lines, and their mean
+
+
+def crossing_picture(lines, flow, x_lines, x_flow, times):
+    """Figure: straight lines (K, 2) from noise to data, trajectories of the flow (S, K), histograms.
+
+    x_lines, x_flow: samples of x_t at each of `times`, of the lines and of the flow.
+    """
+    fig, axes = plotting.figure(8.8, 2.6, ncols=2 + len(times))
+    axes[0].plot([1, 0], lines.flip(1).T, color=plotting.GREY, linewidth=0.7)
+    axes[0].set(title="lines, x_0 to eps", xlabel="t", ylim=(-3, 3))
+    steps = torch.linspace(1, 0, len(flow))
+    axes[1].plot(steps, flow, color=plotting.ORANGE, linewidth=0.7)
+    axes[1].set(title="mean velocity", xlabel="t", ylim=(-3, 3), yticks=[])
+    bins = torch.linspace(-3, 3, 41)
+    for ax, t, a, b in zip(axes[2:], times, x_lines, x_flow, strict=True):
+        ax.hist(a, bins=bins, density=True, color=plotting.GREY, alpha=0.5)
+        ax.hist(b, bins=bins, density=True, color=plotting.ORANGE, histtype="step", linewidth=1.4)
+        ax.set(title=f"x at t = {t:g}", yticks=[], xticks=[-2, 0, 2])
+    return fig
+
+
+# ---------------------------------------------------------------- the U-Net
+
+
+def unet_shapes(c=diffusion.UNet().fine.conv1.in_channels):
+    """Figure: the shapes of an image on its way through the U-Net, and what joins it."""
+    fig, ax = plotting.figure(8.8, 3.0, tight=False)
+    fig.subplots_adjust(0, 0, 1, 1)
+    ax.set(xlim=(0, 8.8), ylim=(0, 3.0))
+    ax.set_axis_off()
+    boxes = [
+        (0.1, 1.75, 1.25, "x\n1 × 28 × 28", plotting.GREY),
+        (1.65, 1.75, 1.35, "unshuffle\n4 × 14 × 14", plotting.GREY),
+        (3.3, 1.75, 1.35, f"Block\n{c} × 14 × 14", plotting.BLUE),
+        (3.3, 0.35, 2.2, f"Block, Attention, Block\n{2 * c} × 7 × 7", plotting.BLUE),
+        (5.85, 1.75, 1.35, f"Block\n{c} × 14 × 14", plotting.BLUE),
+        (7.45, 1.75, 1.25, "shuffle\n1 × 28 × 28", plotting.GREY),
+    ]
+    for x, y, width, words, colour in boxes:
+        _draw_box(ax, x, y, width, words, colour)
+    arrows = [
+        ((1.37, 2.1), (1.63, 2.1)),
+        ((3.02, 2.1), (3.28, 2.1)),
+        ((4.0, 1.73), (4.0, 1.07)),
+        ((5.52, 0.7), (6.5, 1.73)),
+        ((4.67, 2.1), (5.83, 2.1)),
+        ((7.22, 2.1), (7.43, 2.1)),
+    ]
+    for start, end in arrows:
+        _draw_arrow(ax, start, end, plotting.INK)
+    ax.text(5.25, 2.2, "skip", ha="center", fontsize=9)
+    ax.text(3.92, 1.35, "down", ha="right", fontsize=9)
+    ax.text(6.2, 1.1, "up", ha="left", fontsize=9)
+    words = "e = MLP(time embedding of t) + embedding of the label: scales and shifts in every Block"
+    ax.text(4.4, 2.72, words, ha="center", fontsize=9)
+    return fig
+
+
+def _draw_box(ax, x, y, width, words, colour):
+    from matplotlib.patches import FancyBboxPatch
+
+    style = "round,pad=0.0,rounding_size=0.1"
+    box = FancyBboxPatch((x, y), width, 0.7, style, facecolor="white", edgecolor=colour, linewidth=2)
+    ax.add_patch(box)
+    ax.text(x + width / 2, y + 0.35, words, ha="center", va="center", fontsize=9)
+
+
+# ---------------------------------------------------------------- the training
+
+
+def training_curve(losses, nothing, times, errors):
+    """Figure: the loss at each step with the line of predicting nothing, and the loss against t."""
+    fig, (left, right) = plotting.figure(8.4, 2.6, ncols=2)
+    plotting.draw_curves(left, {"loss": losses}, smooth_weight=0.97)
+    left.axhline(nothing, color=plotting.GREY, linestyle="--", linewidth=1)
+    left.text(len(losses), nothing * 1.05, "predicting 0", ha="right", va="bottom", fontsize=8)
+    left.set(xlabel="step", ylim=(0.05, 3))
+    plotting.log_axis(left)
+    right.plot(times, errors, "o-", color=plotting.ORANGE)
+    right.set(xlabel="t", ylim=(0, None), title="loss on test digits, by time")
+    return fig
+
+
 # ---------------------------------------------------------------- the denoised estimate
 
 
-ERROR_LEVELS = (20, *range(100, T, 100), T)
+ERROR_TIMES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 def denoised_estimate(model, digits):
-    """What the network takes the clean digit and the noise to be, from one look at a noisy digit.
+    """What the network takes the clean digit and the noise to be, in one evaluation.
 
     Args:
-        model: a trained `UNet` that predicts the velocity on the straight path.
-        digits: `Digits` that it has not seen; a hundred of them give the curve of the error.
+        model: a trained `UNet` that predicts the velocity of rectified flow.
+        digits: `Digits` that it has not seen; fifty of them give the curve of the error.
 
-    What moves: the level t, and the digit.
+    What moves: the time t, and the digit.
     What to see: near the data the estimate is right; then it may be sharp and wrong; near pure noise
-    it is a mean over digits, as eq. (3) says.
+    it is a mean over digits, as eq. (2) says.
     """
     model = frozen(model)
-    path = diffusion.make_path("straight")
 
     def denoise(x0, t, seed):
-        x = diffusion.diffuse(x0, t, _draw_noise_like(x0, seed), path)
+        x = diffusion.diffuse(x0, t, _draw_noise_like(x0, seed), RECTIFIED_FLOW)
         label = torch.full((len(x),), NO_LABEL)
         with torch.no_grad():
-            return x, *diffusion.guesser(model, path, "velocity", label)(x, t)
+            x0_hat = diffusion.denoiser(model, RECTIFIED_FLOW, "velocity", label)(x, t)
+        eps_hat = (x - RECTIFIED_FLOW.alpha(t) * x0_hat) / RECTIFIED_FLOW.sigma(t)
+        return x, x0_hat, eps_hat
 
-    many = to_signed(digits.images[:100])
-    errors = [_mean_square(denoise(many, t, t)[1] - many) for t in ERROR_LEVELS]
+    many = to_signed(digits.images[:50])
+    errors = [_mean_square(denoise(many, t, 7)[1] - many) for t in ERROR_TIMES]
     margins = {"left": 0.01, "right": 0.965, "top": 0.86, "bottom": 0.2, "wspace": 0.1}
     widths = [1, 1, 1, 0.25, 1]
     page = plotting.ReusableFigure(6.6, 2.2, margins, ncols=5, width_ratios=widths)
 
     def draw(t, number):
         x0 = _one_digit(digits, number)
-        x, estimate, noise = denoise(x0, t, seed=0)
-        error = _mean_square(estimate - x0)
+        x, x0_hat, eps_hat = denoise(x0, t, seed=0)
+        error = _mean_square(x0_hat - x0)
         fig, axes = page.wipe()
         axes[3].set_axis_off()
-        _draw_picture(axes[0], x, 2, f"x at t = {t}")
-        _draw_picture(axes[1], noise, 2, "estimated noise")
-        _draw_picture(axes[2], estimate, 1, "estimated digit")
+        _draw_picture(axes[0], x, 2, f"x at t = {t:.2f}")
+        _draw_picture(axes[1], eps_hat, 2, "estimated noise")
+        _draw_picture(axes[2], x0_hat, 1, "estimated digit")
         _draw_errors(axes[4], errors, t, error)
-        return fig, f"Squared error of the estimated digit: {error:.3f}."
+        return fig, f"Mean squared error of the estimated digit: {error:.3f}."
 
     return Panel(
         "Denoised estimate",
         draw,
         controls={
-            "t": slider("level t", 20, T, 500, step=20),
+            "t": slider("time t", 0.02, 1.0, 0.5, step=0.02),
             "number": slider("digit", 0, NUM_DIGITS - 1, 0, step=1),
         },
-        frames=[(f"t = {t}", {"t": t}) for t in (300, 700, 900, T)],
+        frames=[(f"t = {t:g}", {"t": t}) for t in (0.3, 0.7, 0.9, 1.0)],
         alt="A noisy digit, the model's estimates of the noise and of the digit, and the error "
-        "against the level.",
+        "against the time.",
     )
 
 
-def _mean_square(x):
-    return x.square().mean().item()
-
-
-def _draw_picture(ax, image, limit, title):
-    """One picture (1, 1, 28, 28), black at -limit and white at limit."""
-    ax.imshow(image[0, 0].numpy(), cmap="gray", vmin=-limit, vmax=limit)
-    ax.set(xticks=[], yticks=[], title=title)
-
-
 def _draw_errors(ax, errors, t, error):
-    """The mean error against the level, and this digit's error as a point."""
-    ax.plot(ERROR_LEVELS, errors, color=plotting.BLUE)
+    """The mean error against the time, and this digit's error as a point."""
+    ax.plot(ERROR_TIMES, errors, color=plotting.BLUE)
     ax.plot([t], [min(error, 0.5)], "o", color=plotting.ORANGE, clip_on=False, zorder=5)
-    ax.set(xlim=(0, T), ylim=(0, 0.5), xticks=[0, 500, T], yticks=[0, 0.25, 0.5])
+    ax.set(xlim=(0, 1), ylim=(0, 0.5), xticks=[0, 0.5, 1], yticks=[0, 0.25, 0.5])
     ax.set(xlabel="t", title="squared error")
 
 
@@ -317,38 +608,29 @@ def _draw_errors(ax, errors, t, error):
 
 
 EVALUATIONS = (5, 10, 20, 50)
+SAMPLERS = {"DDIM (eta = 0)": 0.0, "DDPM (eta = 1)": 1.0}
 
 
 def sampling_steps(model):
     """Ten digits from the same noise, with 5, 10, 20 and 50 network evaluations (NFE).
 
     Args:
-        model: a trained `UNet` that predicts the velocity on the straight path.
+        model: a trained `UNet` that predicts the velocity of rectified flow.
 
     What moves: the sampler. New noise draws all of it again.
-    What to see: without fresh noise (DDIM, Heun) a column holds the same digit at any number of
+    What to see: without fresh noise (DDIM) a column holds the same digit at any number of
     evaluations, more and more exactly; with it (DDPM) each row is another sample.
     """
     model = frozen(model)
-    path = diffusion.make_path("straight")
     label = torch.arange(10)
     generator = _seeded(7)
     drawn = {}  # sampler -> one tensor (10, 1, 28, 28) for each number of evaluations
 
     def draw_anew():
         noise = torch.randn(10, 1, 28, 28, generator=generator)
-        for name, settings in SAMPLERS.items():
+        for name, eta in SAMPLERS.items():
             drawn[name] = [
-                diffusion.draw_digits(
-                    model,
-                    label,
-                    path,
-                    diffusion.steps_for(evaluations, **settings),
-                    x=noise,
-                    generator=_seeded(),
-                    **settings,
-                )
-                for evaluations in EVALUATIONS
+                diffusion.draw_digits(model, label, k, eta, _seeded(), noise) for k in EVALUATIONS
             ]
 
     margins = {"left": 0.12, "right": 0.99, "top": 0.9, "bottom": 0.01}
@@ -364,12 +646,13 @@ def sampling_steps(model):
         return fig, f"Distance a pixel from the row of 50 NFE: {', '.join(parts)}."
 
     draw_anew()
+    names = list(SAMPLERS)
     return Panel(
         "Sampling steps (NFE)",
         draw,
-        controls={"sampler": choice("sampler", list(SAMPLERS), "DDIM")},
+        controls={"sampler": choice("sampler", names)},
         buttons={"New noise (about 3 s)": draw_anew},
-        frames=[(name, {"sampler": name}) for name in ("DDIM", "DDPM")],
+        frames=[(name, {"sampler": name}) for name in names],
         alt="Four rows of ten digits drawn from the same noise with 5, 10, 20 and 50 network "
         "evaluations.",
     )
@@ -390,13 +673,13 @@ def guidance_scale(samples, accuracy, variety):
     """Ten drawings of a digit at a guidance scale, and what the scale does to all ten digits.
 
     Args:
-        samples: dict of the scale w -> 100 pictures (100, 1, 28, 28) in [-1, 1], ten for each digit,
+        samples: dict of the scale w -> 100 images (100, 1, 28, 28) in [-1, 1], ten for each digit,
             in the digits' order.
-        accuracy: for each scale, the share of its pictures that a classifier reads as ordered.
-        variety: for each scale, how far apart the pictures of one digit are.
+        accuracy: for each scale, the share of its images that a classifier reads as ordered.
+        variety: for each scale, how far apart the images of one digit are.
 
     What moves: the digit, and w.
-    What to see: more guidance makes pictures that are easier to read, and more alike.
+    What to see: more guidance makes images that are easier to read, and more alike.
     Source: Ho & Salimans 2022, arXiv 2207.12598.
     """
     samples = dict(samples)
@@ -408,9 +691,9 @@ def guidance_scale(samples, accuracy, variety):
 
     def draw(digit, w):
         index = scales.index(w)
-        pictures = samples[w][10 * digit : 10 * (digit + 1)]
+        images = samples[w][10 * digit : 10 * (digit + 1)]
         fig, (left, right) = page.wipe()
-        plotting.draw_images(left, pictures, 5, f"digit {digit}, w = {w:g}")
+        plotting.draw_images(left, images, 5, f"digit {digit}, w = {w:g}")
         right.plot(accuracy, "o-", color=plotting.BLUE, label="read as ordered")
         right.plot(share, "s--", color=plotting.ORANGE, label="variety, against w = 0")
         right.axvline(index, color=plotting.GREY, linewidth=1)
@@ -427,7 +710,7 @@ def guidance_scale(samples, accuracy, variety):
             "digit": slider("digit", 0, 9, 4, step=1),
             "w": choice("guidance w", {f"{scale:g}": scale for scale in scales}, scales[0]),
         },
-        frames=[(f"w = {w:g}", {"w": w}) for w in (0.0, 1.0, 8.0)],
+        frames=[(f"w = {w:g}", {"w": w}) for w in (scales[0], scales[2], scales[-1])],
         alt="Ten drawings of a digit at a guidance scale, and curves of accuracy and variety "
         "against the scale.",
     )
@@ -436,73 +719,157 @@ def guidance_scale(samples, accuracy, variety):
 # ---------------------------------------------------------------- draw and finish
 
 
-def draw_and_finish(model, digits):
-    """A digit is noised to a level and denoised from there, six times: SDEdit.
+AS_READ = "what the classifier reads"
+NUM_FINISHED = 6
+
+
+def draw_and_finish(model, reader, vae, digits, use_pad=True):
+    """A drawing of your own: a classifier reads it, a VAE rebuilds it, the model finishes it: SDEdit.
 
     Args:
-        model: a trained `UNet` that predicts the velocity on the straight path.
-        digits: `Digits`; one of the first 20 can be chosen.
+        model: a trained `UNet` that predicts the velocity of rectified flow.
+        reader: the classifier of `metrics.load_features`.
+        vae: a trained `ConvVAE`.
+        digits: `Digits`; where anywidget is not installed, one of the first 20 is the drawing.
+        use_pad: False shows that list in any case.
 
-    What moves: the digit, the level that it is taken to, and the label that it comes back with.
-    Finish draws six results, each with fresh noise.
-    What to see: the higher the level, the less of the given digit is left in what comes back.
+    What moves: the drawing, the time that it is noised to, and the label that it comes back with.
+    Finish draws six results, each with fresh noise; Clear empties the pad.
+    What to see: the higher the time, the less of the drawing is left in what comes back.
     Source: Meng 2021, arXiv 2108.01073.
     """
-    model = frozen(model)
-    path = diffusion.make_path("straight")
-    generator = _seeded()
-    state = {"results": None, "made_for": None}
+    state = _Finisher(frozen(model), frozen(reader), frozen(vae), digits)
+    first = SKETCHES["a seven"]
+    pad = make_pad(first) if use_pad else None
+    start = {"t": 0.7, "label": AS_READ}
+    if pad is None:
+        start["number"] = 0
+        controls = {"number": slider("digit", 0, NUM_DIGITS - 1, 0, step=1)}
+    else:
+        start["drawing"] = first
+        controls = {"drawing": pad}
+    labels = {AS_READ: AS_READ, "no label": None} | {str(k): k for k in range(10)}
+    controls |= {
+        "t": slider("noise to t", 0.0, 1.0, start["t"], step=0.05),
+        "label": choice("finish as", labels, AS_READ),
+    }
+    margins = {"left": 0.01, "right": 0.99, "top": 0.9, "bottom": 0.12, "wspace": 0.12, "hspace": 0.4}
+    page = plotting.ReusableFigure(6.0, 4.3, margins, ncols=3, nrows=2)
 
-    def finish(number, t, label):
-        x0 = _one_digit(digits, number).expand(6, -1, -1, -1)
-        wanted = torch.full((6,), NO_LABEL if label is None else label)
-        state["results"] = diffusion.finish(model, x0, wanted, path, t, generator=generator)
-        state["made_for"] = (number, t, label)
-        return {"number": number, "t": t, "label": label}
+    def draw(t, label, **given):
+        state.look(**given)
+        fig, axes = page.wipe()
+        _draw_picture(axes[0][0], state.image, 1, "your drawing")
+        _draw_reading(axes[0][1], state.reading)
+        _draw_picture(axes[0][2], state.rebuilt, 1, "rebuilt by the VAE of 02")
+        _draw_picture(axes[1][0], state.noised(t), 1, f"noised to t = {t:.2f}")
+        axes[1][1].set_axis_off()
+        axes[1][2].set_axis_off()
+        results = state.results_for(t, label, given)
+        wait = torch.full((NUM_FINISHED, 1, 28, 28), -0.8)
+        shown = wait if results is None else results
+        title = "press Finish" if results is None else "finished by the model"
+        inside = fig.add_axes([0.36, 0.02, 0.63, 0.44])
+        plotting.draw_images(inside, shown, 3, title)
+        return fig, state.words(label, results)
 
-    margins = {"left": 0.01, "right": 0.99, "top": 0.88, "bottom": 0.02, "wspace": 0.05}
-    page = plotting.ReusableFigure(6.4, 2.5, margins, ncols=2, width_ratios=[1.35, 2])
+    def finish(**values):
+        state.finish(**values)
+        return values
 
-    def draw(number, t, label):
-        x0 = _one_digit(digits, number)
-        x = diffusion.diffuse(x0, t, _draw_noise_like(x0, t), path).clamp(-1, 1)
-        asked = "without a label" if label is None else f"as a {label}"
-        fig, (left, right) = page.wipe()
-        title = f"digit {int(digits.labels[number])}; at t = {t}"
-        plotting.draw_images(left, torch.cat([x0, x]), 2, title)
-        if state["made_for"] != (number, t, label):
-            plotting.draw_images(right, torch.full((6, 1, 28, 28), -0.8), 3, "press Finish")
-            return fig, f"Press Finish: six ways to go on {asked}, about a second."
-        plotting.draw_images(right, state["results"], 3, "finished by the model")
-        return fig, f"Six results {asked}."
-
-    start = {"number": _first_one(digits), "t": 700, "label": 7}
+    def clear():
+        panel.put(drawing=[])
 
     def reset():
-        generator.manual_seed(0)
+        state.generator.manual_seed(0)
         finish(**start)
 
-    labels = {"no label": None} | {str(k): k for k in range(10)}
+    buttons = {"Finish": lambda: finish(**panel.values)}
+    presets = {}
+    frames = [
+        (f"Finished from t = {t:g}", lambda t=t: finish(**start | {"t": t})) for t in (0.5, 0.7)
+    ]
+    if pad is not None:
+        buttons["Clear"] = clear
+        presets = {name: {"drawing": strokes} for name, strokes in SKETCHES.items()}
+        other = start | {"drawing": SKETCHES["an S"], "label": 8}
+        frames.append(("An S, finished as an 8", lambda: finish(**other)))
+        zigzag = start | {"drawing": SKETCHES["a zigzag"], "label": None, "t": 0.8}
+        frames.append(("A zigzag, without a label", lambda: finish(**zigzag)))
     panel = Panel(
         "Draw and finish",
         draw,
-        controls={
-            "number": slider("digit", 0, NUM_DIGITS - 1, start["number"], step=1),
-            "t": slider("level t", 0, 950, start["t"], step=50),
-            "label": choice("finish as", labels, start["label"]),
-        },
-        buttons={"Finish": lambda: finish(**panel.values)},
-        frames=[
-            (f"A one, to become a seven, from t = {t}", lambda t=t: finish(**start | {"t": t}))
-            for t in (500, 700, 800, 950)
-        ],
+        controls=controls,
+        buttons=buttons,
+        presets=presets,
+        frames=frames,
         reset=reset,
-        alt="A digit, the digit under noise, and six ways in which the model finishes it.",
+        alt="A drawing, what a classifier reads in it, what a VAE makes of it, the drawing under "
+        "noise, and six ways in which the model finishes it.",
     )
     return panel
 
 
-def _first_one(digits):
-    """The number of the first 1 among those that can be chosen; 0 if there is none."""
-    found = (digits.labels[:NUM_DIGITS] == 1).nonzero()
-    return found[0].item() if len(found) else 0
+class _Finisher:
+    """What the panel owns: the models, the present drawing, and the results of the last Finish."""
+
+    def __init__(self, model, reader, vae, digits):
+        self.model = model
+        self.reader = reader
+        self.vae = vae
+        self.digits = digits
+        self.generator = _seeded()
+        self.results = None
+        self.made_for = None
+
+    def look(self, drawing=None, number=None):
+        """Read and rebuild a drawing, or digit `number`."""
+        self.image = rasterize(drawing) if number is None else _one_digit(self.digits, number)
+        self.reading = self.reader(self.image).softmax(dim=1)[0]
+        mu, _ = self.vae.encode((self.image > 0).float().flatten(1))
+        self.rebuilt = (2 * self.vae.decode(mu).sigmoid() - 1).view(1, 1, 28, 28)
+
+    def noised(self, t):
+        return diffusion.diffuse(self.image, t, _draw_noise_like(self.image), RECTIFIED_FLOW)
+
+    def label_of(self, label):
+        """The number that the network is given for what was chosen."""
+        if label is None:
+            return NO_LABEL
+        return int(self.reading.argmax()) if label == AS_READ else label
+
+    @torch.no_grad()
+    def finish(self, t, label, **given):
+        self.look(**given)
+        x0 = self.image.expand(NUM_FINISHED, -1, -1, -1)
+        wanted = torch.full((NUM_FINISHED,), self.label_of(label))
+        num_steps = max(1, round(20 * t))
+        self.results = diffusion.finish(
+            self.model, x0, wanted, t, num_steps, self.generator
+        )
+        self.made_for = (t, label, given)
+
+    def results_for(self, t, label, given):
+        """The results, if they were made for these values; else None."""
+        return self.results if self.made_for == (t, label, given) else None
+
+    def words(self, label, results):
+        """The status line."""
+        if (self.image < 0).all():
+            return "The pad is empty: draw a digit."
+        best = int(self.reading.argmax())
+        told = f"Read as {best} ({100 * self.reading[best]:.0f} %). "
+        number = self.label_of(label)
+        asked = "without a label" if number == NO_LABEL else f"as a {number}"
+        if results is None:
+            return told + f"Press Finish: six results {asked}, about a second."
+        return told + f"Six results {asked}."
+
+
+def _draw_reading(ax, reading):
+    """Ten bars: the classifier's probabilities."""
+    best = int(reading.argmax())
+    colours = [plotting.BLUE if k == best else plotting.SKY for k in range(10)]
+    ax.bar(range(10), reading.numpy(), color=colours)
+    ax.set(ylim=(0, 1), yticks=[], title="read by a classifier")
+    ax.set_xticks(range(10), [str(k) for k in range(10)])

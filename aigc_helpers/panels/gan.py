@@ -46,10 +46,7 @@ DARK_FAKE = "#A34700"  # for words: the colour of fakes has too little contrast 
 
 def game_diagram():
     """Figure: the two networks of the game, with real digits and the finished network's fakes."""
-    fig, ax = plotting.figure(8.6, 3.5, tight=False)
-    fig.subplots_adjust(0, 0, 1, 1)
-    ax.set(xlim=(0, 8.6), ylim=(0, 3.5))
-    ax.set_axis_off()
+    fig, ax = plotting.canvas(3.5, width=8.6)
     _draw_noise(ax, 0.3, 0.6)
     _draw_box(ax, 1.35, 0.6, "G", "generator", DARK_FAKE)
     _draw_sheet(fig, 2.95, 0.45, finished_digits(NUM_SHOWN), "fakes G(z)", DARK_FAKE)

@@ -58,7 +58,7 @@ MONO = {"family": "monospace", "parse_math": False}
 
 def gpt_diagram():
     """Figure: from a text to the probabilities of its next character, and what is written so."""
-    fig, ax = _canvas(4.2, bottom=0.4)
+    fig, ax = plotting.canvas(4.2, bottom=0.4)
     texts, p, alphabet = finished_texts()
     _draw_tokens(ax, 0.2, 3.0, START)
     _draw_part(ax, 2.35, "embedding", "token + position", plotting.BLUE)
@@ -98,15 +98,6 @@ def finished_texts():
             lines += textwrap.wrap(line, 40) or [""]
         texts.append("\n".join(lines[:9]))
     return texts, top.values, [_visible(characters.alphabet[token]) for token in top.indices]
-
-
-def _canvas(height, bottom=0.0):
-    """An empty figure 8.8 inches wide whose one axes fills it, in inches from (0, bottom)."""
-    fig, ax = plotting.figure(8.8, height, tight=False)
-    fig.subplots_adjust(0, 0, 1, 1)
-    ax.set(xlim=(0, 8.8), ylim=(bottom, bottom + height))
-    ax.set_axis_off()
-    return fig, ax
 
 
 def _draw_tokens(ax, x, y, text):
@@ -219,7 +210,7 @@ def gpt_shapes():
 
 def block_picture():
     """Figure: the residual stream through a block; attention and MLP read from it and add to it."""
-    fig, ax = _canvas(2.3)
+    fig, ax = plotting.canvas(2.3)
     _draw_arrow(ax, (0.5, 0.6), (8.4, 0.6), plotting.GREEN)
     names = ((0.45, "h"), (4.45, "h'"), (8.35, "h''"))
     for x, name in names:

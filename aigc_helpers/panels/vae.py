@@ -56,10 +56,7 @@ def _bell(x, mean, std):
 
 def vae_diagram():
     """Figure: a digit, its code with a doubt, the digit that is rebuilt, and digits drawn anew."""
-    fig, ax = plotting.figure(8.8, 3.5, tight=False)
-    fig.subplots_adjust(0, 0, 1, 1)
-    ax.set(xlim=(0, 8.8), ylim=(0, 3.5))
-    ax.set_axis_off()
+    fig, ax = plotting.canvas(3.5)
     x, rebuilt, drawn = finished_pictures()
     _draw_sheet(fig, 0.15, 1.75, 1.0, x, 1, "a picture x")
     _draw_box(ax, 1.55, 1.8, "encoder", plotting.BLUE)

@@ -27,6 +27,9 @@ from tests.panel_checks import (
 from tests.seeded_faults import in_notebook, in_panels
 from tools.experiments import gpt_open
 
+# In the browser: the attention lens opens on the head to which this button leads.
+NOTHING_TO_SEE = {"the head most one back"}
+
 
 def make_model():
     return stirred(gpt.GPT(11, 16, 12, 2, 2))

@@ -1,0 +1,43 @@
+"""Network evaluations against quality: chapter 04's network, DDIM and DDPM, three draws of noise.
+
+The network whose weights are kept (`assets/diffusion.safetensors`) draws 2,000 digits for each row
+and each draw of noise; a draw is the same for all rows. Two rows go without keeping the estimates
+within [-1, 1]. Measured against 2,000 held-out digits: FID, the share that a classifier reads as
+ordered, recall.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from aigc_helpers.metrics import DigitJudge
+from aigc_helpers.weights import load_model
+
+from ..experimenting import load_real_digits, summarize
+from .diffusion_targets import DECIMALS, measure
+
+SEEDS = (0, 1, 2)
+SAMPLERS = {"DDIM": 0.0, "DDPM": 1.0}
+EVALUATIONS = (5, 10, 20, 40)
+
+
+def run(progress):
+    net = load_model("diffusion")
+    judge = DigitJudge.standard(2000, load_real_digits("test"))
+    label = torch.arange(judge.n) % 10
+    plans = {}
+    for name, eta in SAMPLERS.items():
+        for k in EVALUATIONS:
+            plans[f"{name}, {k}"] = (k, {"eta": eta})
+        plans[f"{name}, 20, not clipped"] = (20, {"eta": eta, "clip": False})
+    rows = {}
+    for name, (k, settings) in plans.items():
+        found = [measure(net, judge, label, k, seed, **settings) for seed in SEEDS]
+        rows[name] = summarize(found, DECIMALS)
+        progress(f"{name}: {rows[name]}")
+    floors = judge.score(load_real_digits("train").images)
+    rows["real test digits (floor)"] = {
+        "FID": f"{floors.fid.floor:.2f}",
+        "recall": f"{floors.recall.floor:.3f}",
+    }
+    return rows
