@@ -519,21 +519,23 @@ def next_prediction(new, old, last, step):
     ),
     6: (
         """
-def lost_variance(width, alpha, sigma):
-    return (width * sigma) ** 2 / ((alpha * width) ** 2 + sigma**2)
+def noise_to_add(width, alpha, sigma, alpha_s, sigma_s):
+    precision = 1 / width**2 + alpha**2 / sigma**2
+    return abs(alpha_s - sigma_s / sigma * alpha) / precision**0.5
 """,
         [
             """
-def lost_variance(width, alpha, sigma):
-    return sigma**2
+def noise_to_add(width, alpha, sigma, alpha_s, sigma_s):
+    uncertain = (width * sigma) ** 2 / ((alpha * width) ** 2 + sigma**2)
+    return (alpha_s - sigma_s * alpha / sigma) ** 2 * uncertain
 """,
             """
-def lost_variance(width, alpha, sigma):
-    return (sigma / alpha) ** 2
+def noise_to_add(width, alpha, sigma, alpha_s, sigma_s):
+    return width * sigma / math.sqrt((alpha * width) ** 2 + sigma**2)
 """,
             """
-def lost_variance(width, alpha, sigma):
-    return width**2
+def noise_to_add(width, alpha, sigma, alpha_s, sigma_s):
+    return 0.0
 """,
         ],
     ),
