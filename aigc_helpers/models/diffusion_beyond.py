@@ -21,7 +21,7 @@ from aigc_helpers.models.diffusion import (
     time_embedding,
     update_ema,
 )
-from aigc_helpers.training import autocast, steps
+from aigc_helpers.training import History, autocast, steps
 
 
 SCHEDULES = ("linear", "cosine", "offset cosine", "rectified flow")
@@ -418,8 +418,8 @@ def train_flow(net, data, num_steps, lr=2e-3, seed=0, device="cpu"):
     average = copy.deepcopy(net).requires_grad_(False)
     opt = torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
     schedule = make_schedule("rectified flow")
-    losses = []
-    for step, (images, label) in steps(data, num_steps, 64, device, seed=seed):
+    history = History()
+    for step, (images, label) in steps(data, num_steps, 64, device, history, seed):
         for group in opt.param_groups:
             group["lr"] = learning_rate(step, num_steps, lr)
         label = drop_labels(label, generator=random)
@@ -430,8 +430,8 @@ def train_flow(net, data, num_steps, lr=2e-3, seed=0, device="cpu"):
         loss.backward()
         opt.step()
         update_ema(average, net, min(0.98, step / (step + 10)))
-        losses.append(loss.item())
-    return average.eval(), losses
+        history.log(loss=loss)
+    return average.eval(), history["loss"]
 
 
 @torch.no_grad()
@@ -476,8 +476,9 @@ def train_student(kind, teacher, trajectories, label, num_steps, lr=1e-3, seed=0
     net = copy.deepcopy(teacher).train().requires_grad_(True)
     average = copy.deepcopy(net).requires_grad_(False)
     opt = torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
-    losses = []
-    for step, index in steps(torch.arange(len(label)), num_steps, 64, seed=seed):
+    history = History()
+    numbers = torch.arange(len(label))
+    for step, index in steps(numbers, num_steps, 64, history=history, seed=seed):
         for group in opt.param_groups:
             group["lr"] = learning_rate(step, num_steps, lr)
         x, t, target = student_batch(kind, trajectories, index, random)
@@ -490,8 +491,8 @@ def train_student(kind, teacher, trajectories, label, num_steps, lr=1e-3, seed=0
         loss.backward()
         opt.step()
         update_ema(average, net, min(0.98, step / (step + 10)))
-        losses.append(loss.item())
-    return average.eval(), losses
+        history.log(loss=loss)
+    return average.eval(), history["loss"]
 
 
 @torch.no_grad()
