@@ -135,7 +135,7 @@ def load_model(name):
     "vae"        ConvVAE: z (N, 32) -> logits (N, 784); also `encode` and `decode`
     "vae_map"    VAE with two latent numbers: z (N, 2) -> logits (N, 784); the same
     "gpt"        GPT: tokens (N, T) -> logits (N, T, V), and the Characters that it reads: a pair
-    "diffusion"  UNet: images (N, 1, 28, 28), levels (N,), labels (N,) -> velocity (N, 1, 28, 28)
+    "diffusion"  UNet: images (N, 1, 28, 28), times (N,), labels (N,) -> velocity (N, 1, 28, 28)
 
     Raises ValueError for another name, and when the file is not the one that the manifest names.
     """

@@ -240,7 +240,7 @@ def test_a_model_is_ready_to_draw(name):
         out = model(characters.encode("ROMEO:")[None])
         assert out.shape == (1, 6, len(characters))
     elif name == "diffusion":
-        out = model(torch.randn(2, 1, 28, 28), torch.tensor([3, 700]), torch.tensor([0, 10]))
+        out = model(torch.randn(2, 1, 28, 28), torch.tensor([0.003, 0.7]), torch.tensor([0, 10]))
         assert out.shape == (2, 1, 28, 28)
     else:
         out = model(torch.randn(2, {"gan": 64, "vae": 32, "vae_map": 2}[name]))

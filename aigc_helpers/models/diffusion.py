@@ -257,7 +257,7 @@ def denoiser(net, schedule, target="velocity", *label, clip=False):
 def time_embedding(t, dim=64):
     """Times t (N,) in [0, 1] as sines and cosines (N, dim), dim even, of 1000 t; Ho 2020.
 
-    Their frequencies fall from 1 to about 1/10000, as in Vaswani 2017.
+    Their frequencies fall from 1 to about 1/7500, as in Vaswani 2017.
     """
     exponent = torch.arange(dim // 2, device=t.device) / (dim // 2)
     frequency = torch.exp(-math.log(10_000) * exponent)
@@ -322,7 +322,7 @@ class UNet(nn.Module):
     weights. Ronneberger 2015, Ho 2020. Raises ValueError for other shapes.
     """
 
-    def __init__(self, c=32, e_dim=128):
+    def __init__(self, c=48, e_dim=128):
         super().__init__()
         self.time = nn.Sequential(nn.Linear(64, e_dim), nn.SiLU(), nn.Linear(e_dim, e_dim))
         self.label = nn.Embedding(11, e_dim)
@@ -383,16 +383,8 @@ RECTIFIED_FLOW = make_schedule("rectified flow")
 
 @torch.no_grad()
 def draw_digits(
-    net,
-    label,
-    num_steps=20,
-    eta=1.0,
-    generator=None,
-    x=None,
-    schedule=RECTIFIED_FLOW,
-    target="velocity",
-    clip=True,
-    **settings,
+    net, label, num_steps=20, eta=1.0, generator=None, x=None,
+    schedule=RECTIFIED_FLOW, target="velocity", clip=True, **settings,
 ):
     """Images (N, 1, 28, 28) in [-1, 1] for labels (N,), by `sample`.
 
@@ -418,14 +410,14 @@ def draw_many(net, label, x, num_steps=20, batch_size=250, **settings):
 
 
 def train_denoiser(
-    digits, target, schedule, num_steps, seed=0, c=24, batch_size=64, lr=3e-3, device="cpu"
+    digits, target, schedule, num_steps, seed=0, c=24, batch_size=32, lr=3e-3, device="cpu"
 ):
     """A U-Net after num_steps steps of eq. (13), averaged by eq. (16); times are uniform."""
     with torch.random.fork_rng(devices=[]):  # other random numbers stay as they are
         torch.manual_seed(seed)
         net = UNet(c).to(device)
     average = copy.deepcopy(net)
-    opt = torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
+    opt = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.99))
     random = torch.Generator().manual_seed(seed)
     for step, (pixels, label) in steps(digits, num_steps, batch_size, device=device, seed=seed):
         for group in opt.param_groups:

@@ -64,10 +64,7 @@ DIAGRAM_TIMES = (0, 2, 4, 6, 8)  # of the ten steps whose states are shown, from
 
 def diffusion_diagram():
     """Figure: a digit goes to noise by a formula, noise comes back to a digit by a network."""
-    fig, ax = plotting.figure(8.8, 3.3, tight=False)
-    fig.subplots_adjust(0, 0, 1, 1)
-    ax.set(xlim=(0, 8.8), ylim=(0, 3.3))
-    ax.set_axis_off()
+    fig, ax = plotting.canvas(3.3)
     digit = to_signed(load_embedded_digits("train").images[4:5])
     noise = torch.randn(1, 1, 28, 28, generator=_seeded(8))
     back, drawn = finished_digits()
@@ -96,9 +93,7 @@ def finished_digits():
         model = load_model("diffusion")
     except (ValueError, RuntimeError):
         return [black[:1]] * 5, black
-    kept = diffusion.draw_digits(
-        model, torch.tensor([5]), num_steps=8, generator=_seeded(3), keep=True
-    )
+    kept = diffusion.draw_digits(model, torch.tensor([5]), num_steps=8, generator=_seeded(3), keep=True)
     label = torch.arange(36) % 10
     drawn = diffusion.draw_digits(model, label, num_steps=20, generator=_seeded(4))
     return [kept[k] for k in DIAGRAM_TIMES], drawn
@@ -181,9 +176,7 @@ def _draw_pixels(ax, x):
     height, edges = torch.histogram(x.flatten(), bins=40, range=(-4.0, 4.0), density=True)
     grid = torch.linspace(-4, 4, 80)
     bell = torch.exp(-0.5 * grid**2) / math.sqrt(2 * math.pi)
-    ax.fill_between(
-        edges[:-1], height.clamp(max=1.2), step="post", color=plotting.BLUE, linewidth=0
-    )
+    ax.fill_between(edges[:-1], height.clamp(max=1.2), step="post", color=plotting.BLUE, linewidth=0)
     ax.plot(grid, bell, color=plotting.ORANGE, linewidth=1.2)
     ax.set(ylim=(0, 1.2), xticks=[-2, 0, 2], yticks=[], title="its pixels; pure noise")
 
@@ -297,9 +290,7 @@ def ddim_picture(t=0.7, s=0.4):
     x = torch.tensor([[1.25, 1.3]])
     estimate = diffusion.mixture_denoise(x, t, RECTIFIED_FLOW, centres, width)
     new = diffusion.ddim_step(x, estimate, t, s, RECTIFIED_FLOW)
-    many = diffusion.ddim_step(
-        x.expand(60, 2), estimate.expand(60, 2), t, s, RECTIFIED_FLOW, 1.0, _seeded()
-    )
+    many = diffusion.ddim_step(x.expand(60, 2), estimate.expand(60, 2), t, s, RECTIFIED_FLOW, 1.0, _seeded())
     fig, ax = plotting.figure(7.0, 3.3, tight=False)
     fig.subplots_adjust(0.01, 0.01, 0.52, 0.99)
     ax.scatter(*centres.T, s=40, color=plotting.BLUE, label="the data's centres")
@@ -397,7 +388,7 @@ class _Trajectories:
     def take(self, net):
         self.net = net
         if net is not None:
-            self.opt = torch.optim.Adam(net.parameters(), lr=3e-3)
+            self.opt = torch.optim.Adam(net.parameters(), lr=5e-3)
 
     @torch.enable_grad()
     def train(self):
@@ -428,9 +419,7 @@ class _Trajectories:
             def denoise(x, t):
                 return self.denoise(x, t, denoise_by)
 
-            self.points = diffusion.sample(
-                denoise, self.start, RECTIFIED_FLOW, num_steps, eta, _seeded(6), keep=True
-            )
+            self.points = diffusion.sample(denoise, self.start, RECTIFIED_FLOW, num_steps, eta, _seeded(6), keep=True)
             self.made_for = asked
         return self.points
 
@@ -479,12 +468,9 @@ def crossing_picture(lines, flow, x_lines, x_flow, times):
 # ---------------------------------------------------------------- the U-Net
 
 
-def unet_shapes(c=diffusion.UNet().fine.conv1.in_channels):
+def unet_shapes(c=48):
     """Figure: the shapes of an image on its way through the U-Net, and what joins it."""
-    fig, ax = plotting.figure(8.8, 3.0, tight=False)
-    fig.subplots_adjust(0, 0, 1, 1)
-    ax.set(xlim=(0, 8.8), ylim=(0, 3.0))
-    ax.set_axis_off()
+    fig, ax = plotting.canvas(3.0)
     boxes = [
         (0.1, 1.75, 1.25, "x\n1 × 28 × 28", plotting.GREY),
         (1.65, 1.75, 1.35, "unshuffle\n4 × 14 × 14", plotting.GREY),
@@ -591,8 +577,7 @@ def denoised_estimate(model, digits):
             "number": slider("digit", 0, NUM_DIGITS - 1, 0, step=1),
         },
         frames=[(f"t = {t:g}", {"t": t}) for t in (0.3, 0.7, 0.9, 1.0)],
-        alt="A noisy digit, the model's estimates of the noise and of the digit, and the error "
-        "against the time.",
+        alt="A noisy digit, the model's estimates of the noise and of the digit, and the error against the time.",
     )
 
 
@@ -629,9 +614,7 @@ def sampling_steps(model):
     def draw_anew():
         noise = torch.randn(10, 1, 28, 28, generator=generator)
         for name, eta in SAMPLERS.items():
-            drawn[name] = [
-                diffusion.draw_digits(model, label, k, eta, _seeded(), noise) for k in EVALUATIONS
-            ]
+            drawn[name] = [diffusion.draw_digits(model, label, k, eta, _seeded(), noise) for k in EVALUATIONS]
 
     margins = {"left": 0.12, "right": 0.99, "top": 0.9, "bottom": 0.01}
     page = plotting.ReusableFigure(6.2, 2.9, margins)
@@ -653,8 +636,7 @@ def sampling_steps(model):
         controls={"sampler": choice("sampler", names)},
         buttons={"New noise (about 3 s)": draw_anew},
         frames=[(name, {"sampler": name}) for name in names],
-        alt="Four rows of ten digits drawn from the same noise with 5, 10, 20 and 50 network "
-        "evaluations.",
+        alt="Four rows of ten digits drawn from the same noise with 5, 10, 20 and 50 network evaluations.",
     )
 
 
@@ -711,8 +693,7 @@ def guidance_scale(samples, accuracy, variety):
             "w": choice("guidance w", {f"{scale:g}": scale for scale in scales}, scales[0]),
         },
         frames=[(f"w = {w:g}", {"w": w}) for w in (scales[0], scales[2], scales[-1])],
-        alt="Ten drawings of a digit at a guidance scale, and curves of accuracy and variety "
-        "against the scale.",
+        alt="Ten drawings of a digit at a guidance scale, and curves of accuracy and variety against the scale.",
     )
 
 
@@ -786,9 +767,7 @@ def draw_and_finish(model, reader, vae, digits, use_pad=True):
 
     buttons = {"Finish": lambda: finish(**panel.values)}
     presets = {}
-    frames = [
-        (f"Finished from t = {t:g}", lambda t=t: finish(**start | {"t": t})) for t in (0.5, 0.7)
-    ]
+    frames = [(f"Finished from t = {t:g}", lambda t=t: finish(**start | {"t": t})) for t in (0.5, 0.7)]
     if pad is not None:
         buttons["Clear"] = clear
         presets = {name: {"drawing": strokes} for name, strokes in SKETCHES.items()}
@@ -844,9 +823,7 @@ class _Finisher:
         x0 = self.image.expand(NUM_FINISHED, -1, -1, -1)
         wanted = torch.full((NUM_FINISHED,), self.label_of(label))
         num_steps = max(1, round(20 * t))
-        self.results = diffusion.finish(
-            self.model, x0, wanted, t, num_steps, self.generator
-        )
+        self.results = diffusion.finish(self.model, x0, wanted, t, num_steps, self.generator)
         self.made_for = (t, label, given)
 
     def results_for(self, t, label, given):
