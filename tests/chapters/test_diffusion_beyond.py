@@ -229,6 +229,20 @@ def test_a_line_through_two_predictions_is_read_half_a_step_ahead():
         assert got == pytest.approx(3 - 2 * (0.6 - step / 2))
 
 
+def test_2m_weighs_the_old_prediction_by_the_steps_of_log_alpha_over_sigma():
+    times = double(0.7, 0.6, 0.3)
+    levels = [diffusion_beyond.coefficients(t, "cosine") for t in times]
+    ell = [(alpha / sigma).log() for alpha, sigma in levels]
+    x, x0, old = (torch.randn(4, 2, generator=seeded(k), dtype=torch.float64) for k in range(3))
+    got = diffusion_beyond._two_m_step(x, x0, (old, None), times, "cosine")
+    h = ell[2] - ell[1]
+    r = (ell[1] - ell[0]) / h
+    middle = (1 + 1 / (2 * r)) * x0 - 1 / (2 * r) * old  # Lu 2022, algorithm 2
+    alpha, sigma = levels[2]
+    want = sigma / levels[1][1] * x - alpha * torch.expm1(-h) * middle
+    torch.testing.assert_close(got, want)
+
+
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_widths_are_those_of_chapter_04s_sampler(eta):
     schedule = diffusion.make_schedule("cosine")
@@ -672,7 +686,7 @@ FAULTS = [
     page("the data's weight is the noise's", "of_noise * torch.exp(-log_snr)", "of_noise * torch.exp(-0 * log_snr)", "test_loss_weights_are_those_of_their_losses"),
     page("eq. (12): a whole step ahead", "return new + 0.5 * ratio * (new - old)", "return new + ratio * (new - old)"),
     page("Heun keeps the first prediction", "x0 = (x0 + x0_there) / 2", "x0 = (x0 + x0) / 2"),
-    page("2M: the ratio upside down", "ratio = step / ((alpha / sigma).log()", "ratio = 1 / step * ((alpha / sigma).log()"),
+    page("2M: the ratio upside down", "ratio = step / ((alpha / sigma).log()", "ratio = 1 / step * ((alpha / sigma).log()", "test_2m_weighs_the_old_prediction_by_the_steps_of_log_alpha_over_sigma"),
     page("eq. (13): alpha of the wrong time", "(alpha_s - alpha * sigma_s / sigma) * middle", "(alpha - alpha * sigma_s / sigma) * middle"),
     page("the last step is not cut", "torch.cat([times[:-1], times[-2] * even(parts)[1:].square()])", "times + 0 * parts"),
     page("eq. (14): the noise forgotten", "variance = factor**2 * variance + step**2", "variance = factor**2 * variance", "test_widths_are_those_of_chapter_04s_sampler"),
