@@ -432,3 +432,55 @@ def test_a_slider_moved_while_a_cell_is_busy(chromium, tmp_path, subshells):
         print(f"\ncommsOverSubshells {subshells}: a slider moved in a busy cell answers after {answer['ms']:.0f} ms")
         assert answer["changed"] and lab.problems == []
         assert (answer["ms"] > 2500) == (subshells == "disabled")
+
+
+# ---------------------------------------------------------------- the drawing pad of 04
+
+
+PAD_PAGE = """
+from aigc_helpers import panels
+from aigc_helpers.data import load_digits
+from aigc_helpers.metrics import load_features
+from aigc_helpers.weights import load_model
+
+digits = load_digits("test", n=40, verbose=False)
+vae = load_model("vae")
+panels.diffusion.draw_and_finish(load_model("diffusion"), load_features(), vae, digits).show()
+"""
+
+
+def test_a_mouse_draws_a_one_and_the_model_finishes_it(chromium, tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    cells = [nbformat.v4.new_code_cell(PAD_PAGE)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "pad.ipynb")
+    with jupyterlab(chromium, folder, "pad.ipynb") as lab:
+        assert lab.problems == []
+        panel = lab.page.locator(".aigc-panel").first
+        lab.click(panel, "Clear")
+        canvas = panel.locator("canvas.aigc-pad")
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+
+        def stroke():
+            mouse = lab.page.mouse
+            mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.2 * box["height"])
+            mouse.down()
+            for k in range(1, 11):
+                down = box["y"] + (0.2 + 0.06 * k) * box["height"]
+                mouse.move(box["x"] + 0.5 * box["width"], down)
+            mouse.up()
+
+        seq = seq_of(panel)
+        began = time.perf_counter()
+        stroke()
+        while seq_of(panel) == seq:
+            assert time.perf_counter() - began < 20, "the stroke did not arrive"
+            time.sleep(0.02)
+        print(f"\nstroke drawn and answered in {1000 * (time.perf_counter() - began):.0f} ms")
+        assert "Read as 1" in panel.locator(".aigc-status").inner_text()
+        answer = lab.click(panel, "Finish")
+        print(f"Finish in {answer['ms']:.0f} ms")
+        assert answer["changed"] and "Six results as a 1" in answer["text"]
+        assert lab.problems == []

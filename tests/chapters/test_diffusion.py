@@ -3,11 +3,9 @@
 import copy
 import math
 import re
-import time
 from functools import partial
 
 import ipywidgets
-import nbformat
 import numpy as np
 import pytest
 import torch
@@ -18,7 +16,6 @@ from aigc_helpers.metrics import load_features
 from aigc_helpers.models import diffusion
 from aigc_helpers.models.vae import ConvVAE
 from aigc_helpers.panels import pad
-from tests import test_browser
 from tests.marking import assert_marked
 from tests.panel_checks import (
     answers_within,
@@ -544,6 +541,19 @@ def test_the_script_needs_no_network():
 # ---------------------------------------------------------------- exercises
 
 
+def classify_by(draws, t, pick="argmin"):
+    """An answer to exercise 7: so many draws of noise at time t."""
+    return f"""def classify(error_of, x0):
+    random = torch.Generator().manual_seed(0)
+    total = torch.zeros(len(x0), 10)
+    for _ in range({draws}):
+        eps = torch.randn(x0.shape, generator=random)
+        for label in range(10):
+            total[:, label] += error_of({t}, label, eps)
+    return total.{pick}(dim=1)
+"""
+
+
 SOLUTIONS = {
     1: (
         "def alpha_sigma(r):\n    return (r / (1 + r)) ** 0.5, (1 / (1 + r)) ** 0.5",
@@ -585,10 +595,11 @@ SOLUTIONS = {
         "    return (with_label + w * (without - with_label)).clamp(-1, 1)",
     ),
     7: (
-        "def my_times():\n    return [1.0, 0.9, 0.78, 0.62, 0.4, 0.0]",
-        "def my_times():\n    return [1.0, 0.4, 0.3, 0.2, 0.1, 0.0]",
-        "def my_times():\n    return [1.0, 0.9, 0.8, 0.7, 0.6]",
-        "def my_times():\n    return [1.0, 0.9, 0.9, 0.7, 0.6, 0.0]",
+        classify_by(3, 0.7),
+        classify_by(4, 0.7),  # more than 30 calls
+        classify_by(1, 0.05),
+        classify_by(3, 0.7, pick="argmax"),
+        "def classify(error_of, x0):\n    return torch.zeros(len(x0)).long()",
     ),
 }
 
@@ -877,63 +888,6 @@ def test_the_diagram_is_drawn_without_weights_too(monkeypatch):
     monkeypatch.setattr(panels.diffusion, "load_model", none)
     states, drawn = panels.diffusion.finished_digits()
     assert len(states) == 5 and (drawn == -1).all() and len(drawn) == 36
-
-
-# ---------------------------------------------------------------- the pad in a browser
-
-
-PAD_PAGE = """
-import torch
-from aigc_helpers import panels
-from aigc_helpers.data import load_digits
-from aigc_helpers.metrics import load_features
-from aigc_helpers.weights import load_model
-
-digits = load_digits("test", n=40, verbose=False)
-vae = load_model("vae")
-panels.diffusion.draw_and_finish(load_model("diffusion"), load_features(), vae, digits).show()
-"""
-
-
-chromium = test_browser.chromium  # the fixture
-
-
-@pytest.mark.browser
-def test_a_mouse_draws_a_one_and_the_model_finishes_it(chromium, tmp_path):
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    cells = [nbformat.v4.new_code_cell(PAD_PAGE)]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "pad.ipynb")
-    with test_browser.jupyterlab(chromium, folder, "pad.ipynb") as lab:
-        assert lab.problems == []
-        panel = lab.page.locator(".aigc-panel").first
-        lab.click(panel, "Clear")
-        canvas = panel.locator("canvas.aigc-pad")
-        canvas.scroll_into_view_if_needed()
-        box = canvas.bounding_box()
-
-        def stroke():
-            mouse = lab.page.mouse
-            mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.2 * box["height"])
-            mouse.down()
-            for k in range(1, 11):
-                down = box["y"] + (0.2 + 0.06 * k) * box["height"]
-                mouse.move(box["x"] + 0.5 * box["width"], down)
-            mouse.up()
-
-        seq = test_browser.seq_of(panel)
-        began = time.perf_counter()
-        stroke()
-        while test_browser.seq_of(panel) == seq:
-            assert time.perf_counter() - began < 20, "the stroke did not arrive"
-            time.sleep(0.02)
-        print(f"\nstroke drawn and answered in {1000 * (time.perf_counter() - began):.0f} ms")
-        assert "Read as 1" in panel.locator(".aigc-status").inner_text()
-        answer = lab.click(panel, "Finish")
-        print(f"Finish in {answer['ms']:.0f} ms")
-        assert answer["changed"] and "Six results as a 1" in answer["text"]
-        assert lab.problems == []
 
 
 # ---------------------------------------------------------------- seeded faults
