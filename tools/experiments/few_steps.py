@@ -1,7 +1,7 @@
 """Chapter 04's network in 1, 2, 4 and 20 evaluations, beside a reflowed and a distilled student.
 
 The students start as copies of the teacher and are trained on 2,000 of its trajectories (DDIM, 20
-evaluations, 200 of each class): 150 steps of 64 with AdamW at 1e-3. Three seeds: each decides the
+evaluations, 200 of each class): 120 steps of 64 with AdamW at 1e-3. Three seeds: each decides the
 order of a training (the trajectories are the same) and the noise of 2,000 samples, 200 of a class,
 without guidance, the same noise at the start for all models. Teacher and reflow draw by DDIM in equal
 steps; the student of the mean velocity adds fresh noise after each of its evaluations but the last.
@@ -21,7 +21,7 @@ from ..experimenting import load_real_digits, mean_and_range
 
 SEEDS = (0, 1, 2)
 NUM_PAIRS = 2000
-NUM_STEPS = 150
+NUM_STEPS = 120
 EVALUATIONS = (1, 2, 4)
 
 
