@@ -679,7 +679,7 @@ FAULTS = [
     page("the divergence sees one coordinate", "total = total + slope[:, i]", "total = slope[:, i]", "test_the_divergence_of_a_linear_field_is_its_trace"),
     page("eq. (8): the second v forgotten", "estimates.append((v_times_J * v).sum(dim=1))", "estimates.append(v_times_J.sum(dim=1))"),
     page("eq. (9): the half forgotten", "middle = 0.5 * torch.trapezoid(torch.stack(errors), log_snr, dim=0)", "middle = torch.trapezoid(torch.stack(errors), log_snr, dim=0)"),
-    page("eq. (9): the last step forgotten", "return first + middle + last", "return first + middle"),
+    page("eq. (9): the last step forgotten", "return first + middle + last", "return first + middle + 0 * last"),
     page("levels by the ratio of variances, not of widths", "sigma = torch.sigmoid(-log_snr / 2)", "sigma = torch.sigmoid(-log_snr)", "test_levels_have_the_signal_to_noise_ratio_that_is_asked_for"),
     page("eq. (11): rectified flow's weight upside down", "return torch.exp(-log_snr / 2)\n    of_noise", "return torch.exp(log_snr / 2)\n    of_noise"),
     page("eq. (11): the noise's weight without pi", "1 / (math.pi * torch.cosh(log_snr / 2))", "1 / torch.cosh(log_snr / 2)"),

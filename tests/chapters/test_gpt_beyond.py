@@ -1023,7 +1023,7 @@ FAULTS = [
     page_fault(
         "tables forget what was read before",
         "cache.tokens = tokens[:, max(0, tokens.shape[1] - reach) :]",
-        "cache.tokens = tokens[:, tokens.shape[1] :]",
+        "cache.tokens = tokens[:, tokens.shape[1] + 0 * reach :]",
     ),
     page_fault(
         "triples without dropout",
@@ -1095,7 +1095,10 @@ FAULTS = [
         "test_adapting_twice_gives_the_same_loras_and_they_still_train",
     ),
     page_fault(
-        "the question is marked too", "asked = is_answer[:, 1:]", "asked = is_answer[:, :-1]"
+        "the question is marked too",
+        "asked = is_answer[:, 1:]",
+        "asked = is_answer[:, :-1]",
+        "test_the_answers_loss_leaves_the_question_out",
     ),
     page_fault(
         "mirror images are split up",
@@ -1105,7 +1108,7 @@ FAULTS = [
     page_fault(
         "tuning forgets to replay",
         "loss = loss + next_token_loss(model, text[replayed])",
-        "loss = loss + 0",
+        "loss = loss + 0 * len(replayed)",
         "test_tuning_learns_sums_and_replay_keeps_the_text",
     ),
     page_fault(
