@@ -267,9 +267,9 @@ class CaptionDiT(nn.Module):
         self.patch = patch
         self.enter = nn.Linear(channels * patch**2, width)
         self.positions = nn.Parameter(0.5 * torch.randn((side // patch) ** 2, width))
-        self.time = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
-        self.shifts = nn.Linear(width, 6 * width)
-        self.read = TextBlock(word_width)
+        self.time = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 64))
+        self.shifts = nn.Linear(64, 6 * width)
+        self.read = Attention(word_width)
         self.blocks = nn.ModuleList(
             DenoisingBlock(width, word_width) for _ in range(num_blocks)
         )
@@ -284,7 +284,8 @@ class CaptionDiT(nn.Module):
         x = self.enter(patches.flatten(2).transpose(1, 2)) + self.positions
         e = F.silu(self.time(time_embedding(t)))
         time = self.shifts(e).unflatten(1, (6, -1))            # (N, 6, D)
-        words = norm(self.read(words, mask))
+        words = norm(words)
+        words = norm(words + self.read(words, words, mask))
         for block in self.blocks:
             x = block(x, time, words, mask, keep)
         out = self.leave(norm(x)).transpose(1, 2)              # (N, 16, 16 patches)
