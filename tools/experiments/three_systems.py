@@ -4,7 +4,7 @@ Frozen and the same for all: chapter 05's CLIP and autoencoder, and 05b's codebo
 After them each system has 60 seconds of processor time on one thread: the GPT over codes; a prior
 (6 of the seconds) and a decoder of vectors; the denoiser that attends to words. Scored on 400 captions
 of seen combinations and 400 with a held-out one, all with guidance w = 1 but where a row says
-otherwise, by `SceneJudge.standard()`; coverage of 400 real scenes by its features.
+otherwise, by `SceneJudge.standard()`; recall of the digits of 400 real scenes by its features.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from aigc_helpers.metrics import coverage
+from aigc_helpers.metrics import precision_recall
 from aigc_helpers.models import dalle, text_to_image
 from aigc_helpers.models.diffusion import update_ema
 from aigc_helpers.models.gpt_beyond import make_optimizers
@@ -31,7 +31,7 @@ PRIOR_SHARE = 0.1
 NUM = 400
 BEST_OF = 8
 DECIMALS = {
-    "digits": 2, "binding": 2, "place": 2, "joint": 2, "joint, held-out": 2, "coverage": 2, "ms a picture": 0,
+    "digits": 2, "binding": 2, "place": 2, "joint": 2, "joint, held-out": 2, "recall": 2, "ms a picture": 0,
 }  # fmt: skip
 
 
@@ -71,7 +71,7 @@ class _Parts:
             self.v = torch.cat([self.clip.embed_images(part) for part in images.split(500)])
             self.u = torch.cat([self.clip.embed_text(part) for part in self.train.tokens.split(500)])
         self.codes = self.vq.encode(images)
-        self.real = self.judge.features(self.seen.images)
+        self.real = self.judge.digit_features(self.seen.images)
 
     def score(self, draw):
         began = time.process_time()
@@ -80,7 +80,7 @@ class _Parts:
         match = self.judge.match(images, self.seen.facts)
         row = {name: match.share(name) for name in ("digits", "binding", "place", "joint")}
         row["joint, held-out"] = self.judge.match(draw(self.held.tokens), self.held.facts).share()
-        row["coverage"] = coverage(self.real, self.judge.features(images))
+        row["recall"] = precision_recall(self.real, self.judge.digit_features(images))[1]
         return row | {"ms a picture": 1000 * each}
 
     @torch.no_grad()
@@ -91,7 +91,7 @@ class _Parts:
         row = {name: match.share(name) for name in ("digits", "binding", "place", "joint")}
         again = self.coder.decode(self.coder.encode(self.held.images)).clamp(-1, 1)
         row["joint, held-out"] = self.judge.match(again, self.held.facts).share()
-        return row | {"coverage": coverage(self.real, self.judge.features(images))}
+        return row | {"recall": precision_recall(self.real, self.judge.digit_features(images))[1]}
 
 
 def _train_all(parts, seed):
