@@ -180,9 +180,9 @@ def duplicate_floor(B, K):
     return total
 
 
-def conv(c_in, c, stride=1):
+def conv(c_in, c):
     """A 3x3 convolution, group normalisation, SiLU: as in 04's blocks."""
-    layer = nn.Conv2d(c_in, c, 3, stride, padding=1)
+    layer = nn.Conv2d(c_in, c, 3, padding=1)
     return nn.Sequential(layer, nn.GroupNorm(8, c), nn.SiLU())
 
 
@@ -192,20 +192,16 @@ class AutoEncoder(nn.Module):
     def __init__(self, channels=4):
         super().__init__()
         self.encoder = nn.Sequential(
-            nn.PixelUnshuffle(2),                              # 12x16x16
-            conv(12, 48),
-            conv(48, 64, stride=2),                            # 64x8x8
-            conv(64, 64),
-            nn.Conv2d(64, channels, 1),                        # 4x8x8
+            nn.PixelUnshuffle(4),                              # 48x8x8
+            conv(48, 96),
+            conv(96, 96),
+            nn.Conv2d(96, channels, 1),                        # 4x8x8
         )
         self.decoder = nn.Sequential(
-            conv(channels, 96),
-            conv(96, 96),
-            nn.Conv2d(96, 256, 1),
-            nn.PixelShuffle(2),                                # 64x16x16
-            conv(64, 48),
-            nn.Conv2d(48, 12, 3, padding=1),
-            nn.PixelShuffle(2),                                # 3x32x32
+            conv(channels, 128),
+            conv(128, 128),
+            nn.Conv2d(128, 48, 3, padding=1),
+            nn.PixelShuffle(4),                                # 3x32x32
         )
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
