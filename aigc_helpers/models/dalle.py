@@ -73,9 +73,10 @@ class SceneVQ(nn.Module):
 
     @torch.no_grad()
     def vectors(self, images):
-        """The encoder's vectors (N, 8, 8, 4), before they snap; 0 where 4x4 pixels are black."""
+        """The encoder's vectors (N, 8, 8, 4), before they snap; 0 in the black."""
         parts = [self.coder.encode(part) for part in images.split(250)]
-        ink = F.max_pool2d(images.amax(dim=1, keepdim=True), 4) > -0.98    # (N, 1, 8, 8)
+        brightest = F.max_pool2d(images.amax(dim=1, keepdim=True), 8, 4, 2)
+        ink = brightest > -0.9                                 # (N, 1, 8, 8)
         return (torch.cat(parts).float() * ink).movedim(1, -1)
 
     @torch.no_grad()

@@ -113,8 +113,11 @@ def test_codes_stand_row_by_row_and_come_back_as_their_entries(some):
     found = vq.encode(some.images)
     assert found.shape == (8, 64) and found.dtype == torch.int64
     z = vq.coder.encode(some.images).detach()
-    for row, column in ((0, 0), (2, 7), (7, 3)):
-        vector = z[:, :, row, column]
+    for row, column in ((0, 0), (2, 7), (3, 3), (7, 3), (1, 1), (5, 6)):
+        top, left = max(0, 4 * row - 2), max(0, 4 * column - 2)
+        around = some.images[:, :, top : 4 * row + 6, left : 4 * column + 6]
+        inked = (around > -0.9).flatten(1).any(dim=1)
+        vector = torch.where(inked[:, None], z[:, :, row, column], 0.0)
         nearest = torch.cdist(vector, vq.codebook.detach()).argmin(dim=1)
         assert torch.equal(found[:, 8 * row + column], nearest)
     entries = vq.codebook[found].detach().reshape(8, 8, 8, 4).permute(0, 3, 1, 2)
@@ -231,7 +234,7 @@ class Noisy(torch.nn.Module):
 
 
 def test_of_two_drawn_vectors_the_one_nearer_to_the_caption_is_kept():
-    u = units(400)
+    u = units(400, 3)
     one, two, many = [
         (dalle.draw_vectors(Noisy(), u, generator=seeded(), best_of=n) * u).sum(dim=1).mean().item() for n in (1, 2, 8)
     ]
