@@ -65,7 +65,7 @@ def perplexity(codes, K):
 class SceneVQ(nn.Module):
     """Pictures (N, 3, 32, 32) in [-1, 1] as 64 entries of a codebook, one for every 4x4 pixels."""
 
-    def __init__(self, K=512):
+    def __init__(self, K=256):
         super().__init__()
         require_whole("SceneVQ", "K", K, least=1)
         self.coder = AutoEncoder()
@@ -75,7 +75,7 @@ class SceneVQ(nn.Module):
     def vectors(self, images):
         """The encoder's vectors (N, 8, 8, 4), before they snap; 0 in the black."""
         parts = [self.coder.encode(part) for part in images.split(250)]
-        brightest = F.max_pool2d(images.amax(dim=1, keepdim=True), 8, 4, 2)
+        brightest = F.max_pool2d(images.amax(dim=1, keepdim=True), 4)
         ink = brightest > -0.9                                 # (N, 1, 8, 8)
         return (torch.cat(parts).float() * ink).movedim(1, -1)
 
@@ -96,10 +96,18 @@ class SceneVQ(nn.Module):
         return torch.cat([self(part) for part in codes.split(250)]).clamp(-1, 1)
 
 
-def make_scene_gpt(K=512, width=128, num_blocks=4):
-    """Chapter 03's GPT over captions of 12 words and 64 codes of a codebook of K entries."""
+def make_scene_gpt(codebook=None, K=256, width=128, num_blocks=4):
+    """Chapter 03's GPT over captions of 12 words and the 64 codes of a picture.
+
+    codebook (K, 4): codes whose entries are alike begin with embeddings that are alike.
+    """
+    K = K if codebook is None else len(codebook)
     require_whole("make_scene_gpt", "K", K, least=1)
-    return GPT(NUM_WORDS + K, 12 + NUM_CODES - 1, width, num_heads=4, num_blocks=num_blocks)
+    gpt = GPT(NUM_WORDS + K, 12 + NUM_CODES - 1, width, num_heads=4, num_blocks=num_blocks)
+    if codebook is not None:
+        directions = torch.randn(codebook.shape[1], width) / codebook.shape[1] ** 0.5
+        gpt.token.weight.data[NUM_WORDS:] += 0.05 * codebook @ directions
+    return gpt
 
 
 def as_sequences(tokens, codes):
@@ -146,7 +154,7 @@ def draw_codes(gpt, tokens, w=0.0, temperature=1.0, top_k=None, generator=None):
     return torch.cat(drawn, dim=1)
 
 
-def draw_by_codes(vq, gpt, tokens, w=1.0, temperature=1.0, top_k=None, generator=None):
+def draw_by_codes(vq, gpt, tokens, w=2.0, temperature=1.0, top_k=None, generator=None):
     """Pictures (N, 3, 32, 32) in [-1, 1] for captions (N, 12), 250 at a time: DALL-E 1."""
     settings = {"w": w, "temperature": temperature, "top_k": top_k, "generator": generator}
     parts = [vq.decode(draw_codes(gpt, part, **settings)) for part in tokens.split(250)]
@@ -239,7 +247,7 @@ def decoder_loss(decoder, z0, v, generator=None):
 
 @torch.no_grad()
 def draw_from_vectors(
-    decoder, autoencoder, v, w=1.0, num_steps=20, generator=None, noise=None
+    decoder, autoencoder, v, w=2.0, num_steps=20, generator=None, noise=None
 ):
     """Pictures (N, 3, 32, 32) in [-1, 1] of picture vectors v (N, 64), with guidance w.
 

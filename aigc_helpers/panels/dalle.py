@@ -82,7 +82,7 @@ class Systems:
         self.decoder = load_model("vector_decoder")
 
     @torch.no_grad()
-    def draw(self, tokens, w=1.0, num_steps=STEPS, seed=0):
+    def draw(self, tokens, w=2.0, num_steps=STEPS, seed=0):
         """Pictures (N, 3, 32, 32) for captions (N, 12) by each system: a dict by name."""
         u = self.clip.embed_text(tokens)
         v = dalle.draw_vectors(self.prior, u, generator=_seeded(seed))
@@ -129,7 +129,7 @@ def three_captions():
     """
     margins = {"left": 0.27, "right": 0.99, "top": 0.89, "bottom": 0.01, "hspace": 0.06}
     page = plotting.ReusableFigure(5.6, 4.2, margins, nrows=3)
-    first = {"text": EXAMPLE, "best_of": 1, "w": 1.0}
+    first = {"text": EXAMPLE, "best_of": 1, "w": 2.0}
     asked = [dict(first)]
     latest = [dict(first)]
 
@@ -171,7 +171,7 @@ def three_captions():
         controls={
             "text": text_box("caption", EXAMPLE),
             "best_of": choice("best of", {"1": 1, "2": 2, "8": 8, "32": 32}),
-            "w": slider("guidance w", 0.0, 4.0, 1.0, step=0.5),
+            "w": slider("guidance w", 0.0, 4.0, 2.0, step=0.5),
         },
         buttons={"Draw (1 to 15 s)": press},
         changed=change,
@@ -201,7 +201,7 @@ def variations(decoder=None, autoencoder=None, clip=None, scenes=None):
     vectors = embed(scenes.images[:24])
     margins = {"left": 0.01, "right": 0.99, "top": 0.86, "bottom": 0.02}
     page = plotting.ReusableFigure(6.0, 3.4, margins)
-    first = {"number": 0, "w": 1.0, "seed": 0}
+    first = {"number": 0, "w": 2.0, "seed": 0}
     latest = [dict(first)]
     shown = [None, None]
 
@@ -244,7 +244,7 @@ def variations(decoder=None, autoencoder=None, clip=None, scenes=None):
         draw,
         controls={
             "number": slider("picture", 0, 23, 0, step=1),
-            "w": slider("guidance w", 0.0, 4.0, 1.0, step=0.5),
+            "w": slider("guidance w", 0.0, 4.0, 2.0, step=0.5),
             "seed": slider("noise seed", 0, 9, 0, step=1),
         },
         buttons={"Draw (0.5 s)": press},
@@ -309,7 +309,7 @@ def difference(decoder=None, autoencoder=None, clip=None, scenes=None):
     page = plotting.ReusableFigure(6.6, 1.9, margins)
     targets = {f"colour: {name}": ("colour", k) for k, name in enumerate(COLOURS)}
     targets |= {f"digit: {name}": ("digit", k) for k, name in enumerate(DIGITS)}
-    first = {"number": 0, "target": ("colour", 2), "w": 1.0}
+    first = {"number": 0, "target": ("colour", 2), "w": 2.0}
     latest = [dict(first)]
     shown = [None, None, ""]
 
@@ -360,7 +360,7 @@ def difference(decoder=None, autoencoder=None, clip=None, scenes=None):
         controls={
             "number": slider("picture", 0, 23, 0, step=1),
             "target": choice("becomes", targets, ("colour", 2)),
-            "w": slider("guidance w", 0.0, 4.0, 1.0, step=0.5),
+            "w": slider("guidance w", 0.0, 4.0, 2.0, step=0.5),
         },
         buttons={"Draw (0.5 s)": press},
         changed=change,

@@ -37,7 +37,7 @@ def codes():
 def gpt():
     """A small network whose every position says something of its own."""
     torch.manual_seed(0)
-    made = dalle.make_scene_gpt(K, width=32, num_blocks=2).eval().requires_grad_(False)
+    made = dalle.make_scene_gpt(K=K, width=32, num_blocks=2).eval().requires_grad_(False)
     for weight in made.parameters():
         weight += 0.2 * torch.randn(weight.shape, generator=seeded(int(weight.numel())))
     return made
@@ -114,8 +114,8 @@ def test_codes_stand_row_by_row_and_come_back_as_their_entries(some):
     assert found.shape == (8, 64) and found.dtype == torch.int64
     z = vq.coder.encode(some.images).detach()
     for row, column in ((0, 0), (2, 7), (3, 3), (7, 3), (1, 1), (5, 6)):
-        top, left = max(0, 4 * row - 2), max(0, 4 * column - 2)
-        around = some.images[:, :, top : 4 * row + 6, left : 4 * column + 6]
+        top, left = 4 * row, 4 * column
+        around = some.images[:, :, top : top + 4, left : left + 4]
         inked = (around > -0.9).flatten(1).any(dim=1)
         vector = torch.where(inked[:, None], z[:, :, row, column], 0.0)
         nearest = torch.cdist(vector, vq.codebook.detach()).argmin(dim=1)

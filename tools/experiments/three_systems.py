@@ -3,7 +3,7 @@
 Frozen and the same for all: chapter 05's CLIP and autoencoder, and 05b's codebook with its decoder.
 After them each system has 60 seconds of processor time on one thread: the GPT over codes; a prior
 (6 of the seconds) and a decoder of vectors; the denoiser that attends to words. Scored on 400 captions
-of seen combinations and 400 with a held-out one, all with guidance w = 1 but where a row says
+of seen combinations and 400 with a held-out one, all with guidance w = 2 but where a row says
 otherwise, by `SceneJudge.standard()`; recall of the digits of 400 real scenes by its features.
 """
 
@@ -100,7 +100,7 @@ def _train_all(parts, seed):
     gpt = _train_gpt(parts, seed)
     count = _size(gpt)
 
-    def codes(tokens, w=1.0):
+    def codes(tokens, w=2.0):
         return dalle.draw_by_codes(parts.vq, gpt, tokens, w, generator=random)
 
     def chosen(tokens):
@@ -115,14 +115,14 @@ def _train_all(parts, seed):
     def vectors(tokens):
         with torch.no_grad():
             v = dalle.draw_vectors(prior, parts.clip.embed_text(tokens), generator=random)
-        return dalle.draw_from_vectors(decoder, parts.coder, v, 1.0, generator=random)
+        return dalle.draw_from_vectors(decoder, parts.coder, v, 2.0, generator=random)
 
     yield "one vector: prior and decoder", vectors, _size(prior) + _size(decoder)
     net = _train_words(parts, seed)
     system = text_to_image.TextToImage(parts.text, net, parts.coder)
 
     def words(tokens):
-        return text_to_image.draw(system, tokens, 1.0, generator=random)
+        return text_to_image.draw(system, tokens, 2.0, generator=random)
 
     yield "words that steer a denoiser", words, _size(net)
 
@@ -156,7 +156,7 @@ def _step(opts, loss):
 
 def _train_gpt(parts, seed):
     torch.manual_seed(seed)
-    gpt = dalle.make_scene_gpt(len(parts.vq.codebook))
+    gpt = dalle.make_scene_gpt(parts.vq.codebook)
     opts = make_optimizers(gpt)
     random = torch.Generator().manual_seed(seed)
     for step, (share, k) in enumerate(_for_seconds(SECONDS, seed, 32, len(parts.codes)), start=1):
@@ -185,7 +185,7 @@ def _train_denoiser(net, loss_of, seconds, seed, num):
     average = copy.deepcopy(net).requires_grad_(False)
     opts = [torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.9, 0.99))]
     random = torch.Generator().manual_seed(seed)
-    for step, (share, k) in enumerate(_for_seconds(seconds, seed, 64, num), start=1):
+    for step, (share, k) in enumerate(_for_seconds(seconds, seed, 32, num), start=1):
         _set_rates(opts, share, step, 0.6)
         with autocast("cpu"):
             loss = loss_of(net, k, random)
