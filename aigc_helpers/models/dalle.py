@@ -165,7 +165,7 @@ def draw_by_codes(vq, gpt, tokens, w=2.0, temperature=1.0, top_k=None, generator
 def choose(clip, images, tokens, best_of):
     """The picture nearest to its caption among each `best_of` of images (N * best_of, 3, 32, 32).
 
-    Those of a caption stand together; tokens (N, 12). Returns (N,): their places in images. Eq. (4).
+    Those of a caption stand together; tokens (N, 12). Returns their places in images (N,): eq. (4).
     """
     require_whole("choose", "best_of", best_of, least=1)
     vectors = torch.cat([clip.embed_images(part) for part in images.split(500)])
@@ -272,7 +272,7 @@ def draw_from_vectors(
 
 
 def slerp(v, d, share):
-    """Unit vectors (N, D), turned from v towards d by a share of the angle between them: eq. (6)."""
+    """Unit vectors (N, D), turned from v towards d by a share of their angle: eq. (6)."""
     require_number("slerp", "share", share, least=0, most=1)
     angle = (v * d).sum(dim=1, keepdim=True).clamp(-0.9999, 0.9999).acos()
     first = ((1 - share) * angle).sin() * v
