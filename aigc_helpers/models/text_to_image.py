@@ -18,6 +18,7 @@ from aigc_helpers.models.diffusion import (
     time_embedding,
     update_ema,
 )
+from aigc_helpers.models.gpt_beyond import Muon
 from aigc_helpers.training import autocast, steps
 
 
@@ -231,6 +232,21 @@ class AutoEncoder(nn.Module):
         return self.from_raw(z * self.std[:, None, None] + self.mean[:, None, None])
 
 
+def make_optimizers(coder, rate=3e-3):
+    """Muon for the large kernels of an autoencoder, Adam for all else."""
+    large = [w for w in coder.parameters() if w.ndim == 4 and min(w.shape[:2]) >= 32]
+    rest = [w for w in coder.parameters() if w.ndim < 4 or min(w.shape[:2]) < 32]
+    return [Muon(large, lr=0.02), torch.optim.Adam(rest, lr=rate, betas=(0.9, 0.99))]
+
+
+def set_rates(opts, step, num_steps):
+    """Each optimiser's rate at this step: up, then down to 0 along half a cosine, as in 04."""
+    for opt in opts:
+        for group in opt.param_groups:
+            full = group.setdefault("full", group["lr"])
+            group["lr"] = learning_rate(step, num_steps, full)
+
+
 class DenoisingBlock(nn.Module):
     """Patches ask patches, then words, then each is worked on by itself: (N, P, D)."""
 
@@ -373,7 +389,7 @@ def train_captions(net, text, latents, tokens, num_steps, dropped=0.1, seed=0, l
     average = copy.deepcopy(net)
     opt = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.99))
     random = torch.Generator().manual_seed(seed)
-    for step, (z0, caption) in steps((latents, tokens), num_steps, 64, device=device, seed=seed):
+    for step, (z0, caption) in steps((latents, tokens), num_steps, 32, device=device, seed=seed):
         for group in opt.param_groups:
             group["lr"] = learning_rate(step, num_steps, lr)
         caption = drop_captions(caption, dropped, random)

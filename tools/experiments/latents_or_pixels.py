@@ -2,7 +2,7 @@
 
 Each system has 100 s of processor time (one thread) on the same 20,000 scenes of MNIST's digits, reads
 with the same frozen text encoder (that of the stored CLIP), learns the velocity of rectified flow from
-standardised data in batches of 64 with Adam, and is averaged over its last fifth. The latents' 100 s
+standardised data in batches of 32 with Adam, and is averaged over its last fifth. The latents' 100 s
 are 30 s of their autoencoder and 70 s of the transformer. The transformer on pixels is the same, with
 as many patches; the U-Net on pixels is chapter 04's in three colours, with cross-attention to the
 words on its coarse grid. Drawn with guidance 2 in 20 steps, for 200 captions of seen and 200 of
@@ -137,15 +137,16 @@ SYSTEMS = {
 }
 
 
-def timed_steps(seconds, opt, rate):
-    """Steps until so many seconds of processor time are used: sets the rate, up and down to 0."""
+def timed_steps(seconds, opts):
+    """Steps until so many seconds of processor time are used; the rates go up, and down to 0."""
     began = time.process_time()
     step = 0
     while (share := (time.process_time() - began) / seconds) < 1:
         step += 1
-        falling = diffusion.learning_rate(50 + 950 * share, 1000, rate)
-        for group in opt.param_groups:
-            group["lr"] = falling * min(1.0, step / 50)
+        rate = diffusion.learning_rate(50 + 950 * share, 1000, 1.0) * min(1.0, step / 50)
+        for opt in opts:
+            for group in opt.param_groups:
+                group["lr"] = group.setdefault("full", group["lr"]) * rate
         yield step
 
 
@@ -154,17 +155,19 @@ def train_coder(images, seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         coder = t2i.AutoEncoder()
-    opt = torch.optim.Adam(coder.parameters(), lr=3e-3)
+    opts = t2i.make_optimizers(coder)
     random = torch.Generator().manual_seed(seed)
-    for _ in timed_steps(CODER_SECONDS, opt, 3e-3):
-        batch = images[torch.randint(len(images), (64,), generator=random)]
+    for _ in timed_steps(CODER_SECONDS, opts):
+        batch = images[torch.randint(len(images), (16,), generator=random)]
         with autocast("cpu"):
             z = coder.raw(batch)
-            decoded = coder.from_raw(z + NOISE * torch.randn(z.shape, generator=random))
-        loss = (decoded.float() - batch).square().mean() + PULL * z.float().square().mean()
-        opt.zero_grad()
+            decoded = coder.from_raw(z + 0.05 * torch.randn(z.shape, generator=random))
+        loss = (decoded.float() - batch).square().mean() + 1e-3 * z.float().square().mean()
+        for opt in opts:
+            opt.zero_grad()
         loss.backward()
-        opt.step()
+        for opt in opts:
+            opt.step()
     coder.eval().requires_grad_(False)
     coder.standardise(images[:2000])
     return coder
@@ -178,8 +181,8 @@ def train_for(net, text, space, train, seconds, rate, seed):
     opt = torch.optim.Adam(net.parameters(), lr=rate, betas=(0.9, 0.99))
     random = torch.Generator().manual_seed(seed)
     step = 0
-    for step in timed_steps(seconds, opt, rate):
-        chosen = torch.randint(len(data), (64,), generator=random)
+    for step in timed_steps(seconds, [opt]):
+        chosen = torch.randint(len(data), (32,), generator=random)
         tokens = t2i.drop_captions(train.tokens[chosen], generator=random)
         with autocast("cpu"):
             loss = t2i.caption_loss(net, text, data[chosen], tokens, random)
