@@ -18,6 +18,7 @@ from aigc_helpers.models.diffusion import (
     time_embedding,
     update_ema,
 )
+from aigc_helpers.models.gpt_beyond import Muon
 from aigc_helpers.training import autocast, steps
 
 
@@ -231,6 +232,27 @@ class AutoEncoder(nn.Module):
         return self.from_raw(z * self.std[:, None, None] + self.mean[:, None, None])
 
 
+def make_optimizers(model, inside, rate=3e-3):
+    """Muon for the large matrices and kernels of the modules `inside`; Adam for all else."""
+    large = [
+        weight
+        for module in inside
+        for weight in module.parameters()
+        if weight.ndim >= 2 and min(weight.shape[:2]) >= 32
+    ]
+    chosen = {id(weight) for weight in large}
+    rest = [weight for weight in model.parameters() if id(weight) not in chosen]
+    return [Muon(large, lr=0.02), torch.optim.Adam(rest, lr=rate, betas=(0.9, 0.99))]
+
+
+def set_rates(opts, step, num_steps):
+    """Each optimiser's rate at this step: up, then down to 0 along half a cosine, as in 04."""
+    for opt in opts:
+        for group in opt.param_groups:
+            full = group.setdefault("full", group["lr"])
+            group["lr"] = learning_rate(step, num_steps, full)
+
+
 class DenoisingBlock(nn.Module):
     """Patches ask patches, then words, then each is worked on by itself: (N, P, D)."""
 
@@ -338,7 +360,7 @@ def guided(net, nothing, w):
 
 @torch.no_grad()
 def draw_latents(
-    model, tokens, w=2.0, num_steps=20, noise=None, generator=None, away_from=None, keep=False
+    model, tokens, w=3.0, num_steps=20, noise=None, generator=None, away_from=None, keep=False
 ):
     """Latents (N, 4, 8, 8) for captions (N, T), from `noise` (drawn if None).
 
@@ -356,7 +378,7 @@ def draw_latents(
 
 
 @torch.no_grad()
-def draw(model, tokens, w=2.0, num_steps=20, noise=None, generator=None, away_from=None):
+def draw(model, tokens, w=3.0, num_steps=20, noise=None, generator=None, away_from=None):
     """Images (N, 3, 32, 32) in [-1, 1] for captions (N, T), on the CPU: see `draw_latents`."""
     if noise is None:
         noise = torch.randn(len(tokens), 4, 8, 8, generator=generator)
@@ -367,20 +389,21 @@ def draw(model, tokens, w=2.0, num_steps=20, noise=None, generator=None, away_fr
     return torch.cat(images)
 
 
-def train_captions(net, text, latents, tokens, num_steps, dropped=0.1, seed=0, lr=2e-3):
+def train_captions(net, text, latents, tokens, num_steps, dropped=0.1, seed=0):
     """The loop of section 6 on latents (M, 4, 8, 8) and tokens (M, T): the averaged network."""
     device = latents.device
     average = copy.deepcopy(net)
-    opt = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.99))
+    opts = make_optimizers(net, net.blocks)
     random = torch.Generator().manual_seed(seed)
     for step, (z0, caption) in steps((latents, tokens), num_steps, 64, device=device, seed=seed):
-        for group in opt.param_groups:
-            group["lr"] = learning_rate(step, num_steps, lr)
+        set_rates(opts, step, num_steps)
         caption = drop_captions(caption, dropped, random)
         with autocast(device):
             loss = caption_loss(net, text, z0, caption, random)
-        opt.zero_grad()
+        for opt in opts:
+            opt.zero_grad()
         loss.backward()
-        opt.step()
+        for opt in opts:
+            opt.step()
         update_ema(average, net, 1 - 5 / num_steps)
     return average.eval().requires_grad_(False)
