@@ -99,14 +99,16 @@ class SceneVQ(nn.Module):
 def make_scene_gpt(codebook=None, K=256, width=128, num_blocks=4):
     """Chapter 03's GPT over captions of 12 words and the 64 codes of a picture.
 
-    codebook (K, 4): codes whose entries are alike begin with embeddings that are alike.
+    codebook (K, 4): codes whose entries are alike then begin with embeddings that are alike.
     """
     K = K if codebook is None else len(codebook)
     require_whole("make_scene_gpt", "K", K, least=1)
     gpt = GPT(NUM_WORDS + K, 12 + NUM_CODES - 1, width, num_heads=4, num_blocks=num_blocks)
+    row_and_column = 0.1 * torch.randn(2, SIDE, width)
+    places = row_and_column[0][:, None] + row_and_column[1]        # (8, 8, width)
+    gpt.position.weight.data[12:] += places.flatten(0, 1)[:-1]
     if codebook is not None:
-        directions = torch.randn(codebook.shape[1], width) / codebook.shape[1] ** 0.5
-        gpt.token.weight.data[NUM_WORDS:] += 0.05 * codebook @ directions
+        gpt.token.weight.data[NUM_WORDS:] += 0.05 * codebook @ torch.randn(4, width)
     return gpt
 
 

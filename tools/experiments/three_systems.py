@@ -17,7 +17,6 @@ import torch
 from aigc_helpers.metrics import precision_recall
 from aigc_helpers.models import dalle, text_to_image
 from aigc_helpers.models.diffusion import update_ema
-from aigc_helpers.models.gpt_beyond import make_optimizers
 from aigc_helpers.scene_judge import SceneJudge
 from aigc_helpers.scenes import load_scenes
 from aigc_helpers.training import autocast
@@ -157,7 +156,7 @@ def _step(opts, loss):
 def _train_gpt(parts, seed):
     torch.manual_seed(seed)
     gpt = dalle.make_scene_gpt(parts.vq.codebook)
-    opts = make_optimizers(gpt)
+    opts = text_to_image.make_optimizers(gpt, gpt.blocks)
     random = torch.Generator().manual_seed(seed)
     for step, (share, k) in enumerate(_for_seconds(SECONDS, seed, 32, len(parts.codes)), start=1):
         _set_rates(opts, share, step, 0.6)
@@ -180,12 +179,12 @@ def _train_prior(parts, seed):
     return prior.eval().requires_grad_(False)
 
 
-def _train_denoiser(net, loss_of, seconds, seed, num):
+def _train_denoiser(net, blocks, loss_of, seconds, seed, num):
     """The averaged network after so many seconds of `loss_of(net, places, generator)`."""
     average = copy.deepcopy(net).requires_grad_(False)
-    opts = [torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.9, 0.99))]
+    opts = text_to_image.make_optimizers(net, blocks)
     random = torch.Generator().manual_seed(seed)
-    for step, (share, k) in enumerate(_for_seconds(seconds, seed, 32, num), start=1):
+    for step, (share, k) in enumerate(_for_seconds(seconds, seed, 64, num), start=1):
         _set_rates(opts, share, step, 0.6)
         with autocast("cpu"):
             loss = loss_of(net, k, random)
@@ -201,7 +200,8 @@ def _train_decoder(parts, seed):
     def loss_of(net, k, random):
         return dalle.decoder_loss(net, parts.z[k], parts.v[k], random)
 
-    return _train_denoiser(dalle.VectorDecoder(), loss_of, seconds, seed, len(parts.z))
+    net = dalle.VectorDecoder()
+    return _train_denoiser(net, net.net.blocks, loss_of, seconds, seed, len(parts.z))
 
 
 def _train_words(parts, seed):
@@ -211,4 +211,5 @@ def _train_words(parts, seed):
         tokens = dalle.drop_captions(parts.train.tokens[k], 0.1, random)
         return text_to_image.caption_loss(net, parts.text, parts.z[k], tokens, random)
 
-    return _train_denoiser(text_to_image.CaptionDiT(), loss_of, SECONDS, seed, len(parts.z))
+    net = text_to_image.CaptionDiT()
+    return _train_denoiser(net, net.blocks, loss_of, SECONDS, seed, len(parts.z))
