@@ -360,7 +360,7 @@ def guided(net, nothing, w):
 
 @torch.no_grad()
 def draw_latents(
-    model, tokens, w=3.0, num_steps=20, noise=None, generator=None, away_from=None, keep=False
+    model, tokens, w=2.0, num_steps=20, noise=None, generator=None, away_from=None, keep=False
 ):
     """Latents (N, 4, 8, 8) for captions (N, T), from `noise` (drawn if None).
 
@@ -378,7 +378,7 @@ def draw_latents(
 
 
 @torch.no_grad()
-def draw(model, tokens, w=3.0, num_steps=20, noise=None, generator=None, away_from=None):
+def draw(model, tokens, w=2.0, num_steps=20, noise=None, generator=None, away_from=None):
     """Images (N, 3, 32, 32) in [-1, 1] for captions (N, T), on the CPU: see `draw_latents`."""
     if noise is None:
         noise = torch.randn(len(tokens), 4, 8, 8, generator=generator)

@@ -6,10 +6,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from aigc_helpers import panels
 from aigc_helpers.models import text_to_image as t2i
 from aigc_helpers.scenes import MAX_WORDS, WORDS, load_scenes, read_caption, tokenize
 from tests.marking import assert_marked
-from tests.seeded_faults import in_notebook
+from tests.panel_checks import WORDS as WORDS_TYPED
+from tests.panel_checks import (
+    answers_within,
+    cropped_texts,
+    faint_texts,
+    moved_together,
+    slowness,
+    use_every_control,
+)
+from tests.seeded_faults import in_notebook, in_panels
 
 NAME = "05_text_to_image.ipynb"
 CAPTIONS = (
@@ -309,6 +319,176 @@ def test_whatever_a_learner_types_gets_a_picture_and_one_line_at_most(model, tex
     assert "\n" not in reading.note and len(reading.note) < 200
 
 
+# ---------------------------------------------------------------- panels
+
+GUIDANCE = (0.0, 2.0, 8.0)
+SCALE_CAPTIONS = ["a red three above a blue seven", "a yellow one at the top left"] * 4
+
+
+def _album():
+    """Pictures that differ from scale to scale, and from picture to picture."""
+    images = torch.rand(8, 3, 32, 32, generator=seeded()) * 2 - 1
+    return {w: (images * (1 - 0.1 * k)) for k, w in enumerate(GUIDANCE)}
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Half as many blocks: a panel draws some hundred pictures while it is made."""
+    net = awake(t2i.CaptionDiT, num_blocks=2)
+    return t2i.TextToImage(TEXT, net, awake(t2i.AutoEncoder)).eval()
+
+
+@pytest.fixture(scope="module")
+def makers(small):
+    model = small
+    return {
+        "caption": lambda: panels.text_to_image.caption(model),
+        "word_and_patch": lambda: panels.text_to_image.word_and_patch(model),
+        "guidance": lambda: panels.text_to_image.guidance(
+            _album(), SCALE_CAPTIONS, [0.5, 0.9, 0.95], [0.8, 0.6, 0.3]
+        ),
+        "edit": lambda: panels.text_to_image.edit(model),
+        "latent": lambda: panels.text_to_image.latent(model),
+    }
+
+
+PANELS = ("caption", "word_and_patch", "guidance", "edit", "latent")
+each_panel = pytest.mark.parametrize("name", PANELS)
+MOVES = {
+    "word_and_patch": [{"word": 2}, {"block": 1}, {"step": 20}],
+    "guidance": [{"w": 8.0}, {"number": 3}],
+    "edit": [{"digit": "eight"}, {"place": "left of"}],
+    "latent": [{"stop": 8}, {"mixed": "latents"}],
+}
+
+
+@each_panel
+def test_every_control_draws_once_and_changes_the_picture(makers, name):
+    use_every_control(makers[name](), quiet={"seed"} if name == "caption" else ())
+
+
+@each_panel
+def test_a_panel_owns_its_state_and_its_storyboard_is_the_same_each_time(makers, name):
+    before = torch.random.get_rng_state()
+    first, second = makers[name](), makers[name]()
+    assert first._storyboard == second._storyboard
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@each_panel
+def test_two_panels_moved_at_once_draw_what_each_draws_alone(makers, name):
+    assert moved_together(makers[name]) == 0
+
+
+@pytest.mark.parametrize(("name", "move"), [(name, move) for name, moves in MOVES.items() for move in moves])
+def test_a_move_is_answered_within_100_ms(makers, name, move):
+    assert answers_within(makers[name](), 130 if name == "edit" else 100, **move)
+
+
+def test_the_caption_panel_draws_when_asked_within_a_second_and_a_half(makers):
+    panel = makers["caption"]()
+    panel.set(text="a green two below a red nine")
+    assert "Press Draw" in panel.status.value
+    panel.buttons["Draw"].click()
+    assert panel.error is None and panel.last_ms < 1500 * slowness()
+    assert "20 of 20 steps done" in panel.status.value
+
+
+def test_the_caption_panel_draws_what_draw_draws(small, makers):
+    panel = makers["caption"]()
+    noise = torch.randn(4, 4, 8, 8, generator=seeded())
+    tokens = tokenize(["a red three above a blue seven"]).expand(4, -1)
+    wanted = t2i.draw(small, tokens, noise=noise)
+    assert torch.equal(wanted, _last_pictures(panel))
+    panel.buttons["New noise"].click()
+    assert not torch.equal(wanted, _last_pictures(panel))
+
+
+def _last_pictures(panel):
+    """The pictures that a panel last laid out on its second axes, as the decoder made them."""
+    import inspect
+
+    state = inspect.getclosurevars(panel.draw).nonlocals
+    model, latents = state["model"], state["state"]["latents"]
+    return model.autoencoder.decode(latents[-1].float()).clamp(-1, 1)
+
+
+@pytest.mark.parametrize("words", [*WORDS_TYPED, "a purple cat above a blue seven"])
+def test_whatever_is_typed_into_the_caption_panel_is_drawn_or_said(makers, words):
+    panel = makers["caption"]()
+    panel.set(text=words)
+    panel.buttons["Draw"].click()
+    assert panel.error is None
+    assert "<img src=x" not in panel.status.value
+    assert ("left out" in panel.status.value) == bool(read_caption(words).note)
+
+
+def test_an_example_is_put_into_the_box(makers):
+    panel = makers["caption"]()
+    panel.set(example="a blue seven below a red three")
+    assert panel.values["text"] == "a blue seven below a red three"
+
+
+def test_run_takes_one_step_at_a_time_from_the_noise_on(makers):
+    panel = makers["caption"]()
+    panel._guard(panel.tick)
+    assert "0 of 20 steps done, t = 1.00" in panel.status.value
+    panel._guard(panel.tick)
+    assert "1 of 20 steps done, t = 0.95" in panel.status.value
+
+
+def test_the_words_panel_says_where_a_word_gets_most(small, makers):
+    panel = makers["word_and_patch"]()
+    panel.set(word=6, block=2, step=1)
+    tokens = tokenize(["a red three above a blue seven"])
+    noise = torch.randn(1, 4, 8, 8, generator=seeded(1))
+    kept = []
+    small.net(noise, torch.ones(1), *small.text(tokens), keep=kept)
+    heard = kept[1].mean(dim=1)[0, :, 6]
+    peak = int(heard.argmax())
+    place = f"row {peak // 4 + 1}, column {peak % 4 + 1}: {100 * heard.max():.0f} %"
+    assert "blue" in panel.status.value and place in panel.status.value
+    panel.set(word=10)  # the caption has seven words
+    assert "seven" in panel.status.value
+
+
+def test_the_guidance_panel_says_the_numbers_of_its_scale(makers):
+    panel = makers["guidance"]()
+    panel.set(w=8.0)
+    assert "w = 8: all right 0.950, variety 0.300" in panel.status.value
+
+
+def test_the_same_caption_and_noise_differ_nowhere_and_the_upper_row_can_be_set(makers):
+    panel = makers["edit"]()
+    assert "0 % of the pixels" in panel.status.value
+    panel.set(colour="green")
+    panel.buttons["Keep as before"].click()
+    assert "0 % of the pixels" in panel.status.value
+
+
+def test_the_walk_ends_at_both_captions_and_mixes_what_is_asked_for(small):
+    from aigc_helpers.panels.text_to_image import _walk
+
+    ends = ["a red three above a blue seven", "a red eight above a blue seven"]
+    walk = _walk(small, ends)
+    noise = torch.randn(1, 4, 8, 8, generator=seeded(2))
+    for stop, caption in ((0, ends[0]), (-1, ends[1])):
+        alone = t2i.draw_latents(small, tokenize([caption]), noise=noise).float()
+        for way in ("word vectors", "latents"):
+            torch.testing.assert_close(walk[way][stop], alone[0], rtol=0, atol=0.05)  # bf16, another batch
+    half = (walk["latents"][0] + walk["latents"][-1]) / 2
+    torch.testing.assert_close(walk["latents"][4], half)
+    assert (walk["word vectors"][4] - half).abs().max() > 1e-3
+
+
+def test_the_diagram_is_readable(small, monkeypatch):
+    module = panels.text_to_image
+    monkeypatch.setattr(module, "load_model", lambda name: small)
+    fig = module.diagram()
+    assert cropped_texts(fig) == []
+    assert faint_texts(fig) == []
+
+
 # ---------------------------------------------------------------- exercises
 
 
@@ -375,6 +555,10 @@ def test_the_open_mark_refuses_wrong_answers():
 
 def page(name, old, new, catcher="page"):
     return in_notebook(NAME, name, old, new, catcher)
+
+
+def panel(name, old, new, catcher):
+    return in_panels("text_to_image", name, old, new, catcher)
 
 
 FAULTS = [
@@ -465,6 +649,24 @@ FAULTS = [
         "update_ema(average, net, 1 - 5 / num_steps)",
         "update_ema(average, net, 1.0)",
         "test_the_loop_learns",
+    ),
+    panel(
+        "caption panel: guidance is not passed on",
+        "draw_latents(model, tokens, w, NUM_STEPS, noise, keep=True)",
+        "draw_latents(model, tokens, 0 * w, NUM_STEPS, noise, keep=True)",
+        "test_the_caption_panel_draws_what_draw_draws",
+    ),
+    panel(
+        "words panel: a block too far",
+        "at_step[block - 1]",
+        "at_step[block - 2]",
+        "test_the_words_panel_says_where_a_word_gets_most",
+    ),
+    panel(
+        "latent panel: the ends change places",
+        "torch.lerp(vectors[:1], vectors[1:]",
+        "torch.lerp(vectors[1:], vectors[:1]",
+        "test_the_walk_ends_at_both_captions_and_mixes_what_is_asked_for",
     ),
     page(
         "mark 1: a sum is as good as a mean",

@@ -222,7 +222,7 @@ def measure(model, judge, asked, seed):
         random = torch.Generator().manual_seed(seed)
         shape = model.autoencoder.encode(scenes.images[:1]).shape[1:]
         noise = torch.randn(len(scenes), *shape, generator=random)
-        images = t2i.draw(model, scenes.tokens, noise=noise)
+        images = t2i.draw(model, scenes.tokens, 3.0, noise=noise)
         row[name] = judge.match(images, scenes.facts).share("joint")
         if name == "joint":
             real = judge.digit_features(scenes.images)
