@@ -127,8 +127,8 @@ def three_captions():
     choosing helps the row of codes most.
     Sources: Ramesh 2021, arXiv 2102.12092; Ramesh 2022, arXiv 2204.06125.
     """
-    margins = {"left": 0.27, "right": 0.99, "top": 0.89, "bottom": 0.01, "hspace": 0.06}
-    page = plotting.ReusableFigure(5.6, 4.2, margins, nrows=3)
+    margins = {"left": 0.31, "right": 0.99, "top": 0.89, "bottom": 0.01, "hspace": 0.06}
+    page = plotting.ReusableFigure(5.8, 4.2, margins, nrows=3)
     first = {"text": EXAMPLE, "best_of": 1, "w": 2.0}
     asked = [dict(first)]
     latest = [dict(first)]
@@ -158,7 +158,7 @@ def three_captions():
         fig, axes = page.wipe()
         for ax, (name, images) in zip(axes, pictures.items(), strict=True):
             plotting.draw_images(ax, images, ncols=SHOWN)
-            ax.text(-0.04, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=9.5)
+            ax.text(-0.04, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=9)
         said = " ".join(dalle.WORDS[word] for word in words if word) or "(no caption)"
         fig.suptitle(f"{said}; best of {asked[0]['best_of']}", fontsize=10)
         waiting = asked[0] != {"text": text, "best_of": best_of, "w": w}

@@ -354,7 +354,7 @@ ANSWERS = {
         "def how_many(p, q):\n    return math.ceil(q / p)",
     ),
     4: (
-        "def logits_of_codes(logits):\n    return logits[:, -64:, -K:]",
+        "def logits_of_codes(logits):\n    return logits[:, -64:, NUM_WORDS:]",
         "def logits_of_codes(logits):\n    return logits[:, 12:, NUM_WORDS:]",
         "def logits_of_codes(logits):\n    return logits[:, :64, NUM_WORDS:]",
     ),
