@@ -177,7 +177,7 @@ def make_scene_judge():
     return write_asset(JUDGE_FILE, weights, f"{COMMAND} {JUDGE}")
 
 
-def train_scene_judge(num_steps=2500, seed=0):
+def train_scene_judge(num_steps=1800, seed=0):
     """Train the judge on scenes of all combinations, of MNIST's and the embedded training digits.
 
     Digits are turned, scaled and moved a little; scenes blurred, dimmed and made noisy: it shall read
