@@ -8,7 +8,7 @@
 `SceneJudge` is a small network that this project trained itself, on scenes of all combinations, those
 included that the pages keep from their models (`assets/scene_judge.safetensors`; made again by
 `python -m tools assets scene_judge`). `RuleJudge` has no network of scenes: it measures extents,
-centroids and hues, and leaves the digit to the classifier of chapter-wide `metrics`. Where a model has
+centroids and hues, and leaves the digit to the classifier of `metrics.DigitJudge`. Where a model has
 learnt to please one of them, the other is a witness.
 
 Both `read` a picture: they say which facts they see, without knowing the caption. Their scores on real
@@ -308,9 +308,8 @@ class RuleJudge(_Judge):
 
         total = masked.sum(dim=(2, 3))
         is_there = total > 0
-        centre = torch.stack(
-            [(masked.sum(dim=3) * pixels).sum(dim=2), (masked.sum(dim=2) * pixels).sum(dim=2)], dim=2
-        ) / total.clamp_min(1e-6)[:, :, None]
+        moments = [(masked.sum(dim=across) * pixels).sum(dim=2) for across in (3, 2)]
+        centre = torch.stack(moments, dim=2) / total.clamp_min(1e-6)[:, :, None]  # (n, 2, 2)
         low = (centre[:, 0] > (SIZE - 1) / 2).long()  # (n, 2): below the middle, right of it
         is_single = ~is_wide & ~is_high & is_there[:, 0]
         position = torch.where(is_single, 2 * low[:, 0] + low[:, 1], NONE)

@@ -1,6 +1,7 @@
 """The judges of scenes: what counts as a match by hand, real scenes, spoilt ones, and pictures that are none."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -16,9 +17,9 @@ def random(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.fixture(scope="module")
-def judges():
-    return {"network": SceneJudge.standard(), "rules": RuleJudge()}
+@functools.cache
+def judge(name):
+    return {"network": SceneJudge.standard, "rules": RuleJudge}[name]()
 
 
 @pytest.fixture(scope="module")
@@ -108,68 +109,68 @@ def test_compare_refuses_unequal_numbers():
 
 @pytest.mark.parametrize("name", ["network", "rules"])
 @pytest.mark.parametrize("combinations", ["seen", "held out"])
-def test_real_scenes_are_read(judges, real, name, combinations):
+def test_real_scenes_are_read(real, name, combinations):
     made = real[combinations]
-    match = judges[name].match(made.images, made.facts)
+    match = judge(name).match(made.images, made.facts)
     assert match.share("joint") > 0.93, match.row()
     assert match.share("place") > 0.99 and match.share("colours") > 0.99
-    others = judges[name].match(made.images, made.facts[torch.arange(len(made)).roll(1)])
+    others = judge(name).match(made.images, made.facts[torch.arange(len(made)).roll(1)])
     assert others.share("joint") < 0.02, "captions of other pictures"
     swapped = made.facts[made.facts.is_pair].swap_colours()
     differs = swapped.key != made.facts[made.facts.is_pair].key
     images = made.images[made.facts.is_pair]
-    assert judges[name].match(images, swapped).of(differs).share("binding") < 0.02
-    assert judges[name].match(images, swapped).share("colours") > 0.99
+    assert judge(name).match(images, swapped).of(differs).share("binding") < 0.02
+    assert judge(name).match(images, swapped).share("colours") > 0.99
 
 
-def test_the_judges_fail_on_different_pictures(judges, real):
+def test_the_judges_fail_on_different_pictures(real):
     """Or the witness would add nothing: of its errors, most are read rightly by the other."""
     made = scenes.join_facts([real["seen"].facts, real["held out"].facts])
     images = torch.cat([real["seen"].images, real["held out"].images])
-    net, rules = (~judges[name].match(images, made).right["joint"] for name in ("network", "rules"))
+    net, rules = (~judge(name).match(images, made).right["joint"] for name in ("network", "rules"))
     assert (net & rules).sum() < 0.7 * rules.sum()
 
 
 @pytest.mark.parametrize("name", ["network", "rules"])
-def test_a_judge_reads_dim_soft_and_noisy_pictures(judges, real, name):
+def test_a_judge_reads_dim_soft_and_noisy_pictures(real, name):
     made = real["seen"]
     dim = (made.images + 1) * 0.85 - 1
     soft = made.images.lerp(F.avg_pool2d(made.images, 3, 1, 1), 0.3)
     noisy = made.images + 0.05 * torch.randn(made.images.shape, generator=random())
     for kind, images in (("dim", dim), ("soft", soft), ("noisy", noisy)):
-        assert judges[name].match(images, made.facts).share() > 0.85, kind
+        assert judge(name).match(images, made.facts).share() > 0.85, kind
 
 
 @pytest.mark.parametrize("name", ["network", "rules"])
-def test_each_picture_is_read_by_itself(judges, real, name):
+def test_each_picture_is_read_by_itself(real, name):
     images = real["seen"].images[:40]
-    together = judges[name].read(images)
-    apart = scenes.join_facts(judges[name].read(image[None]) for image in images)
+    together = judge(name).read(images)
+    apart = scenes.join_facts(judge(name).read(image[None]) for image in images)
     assert torch.equal(together.key, apart.key)
     pixels = ((images + 1) * 127.5).round().to(torch.uint8)
-    assert (judges[name].read(pixels).key == together.key).float().mean() > 0.9
+    assert (judge(name).read(pixels).key == together.key).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("name", ["network", "rules"])
-def test_what_is_no_scene_has_no_place(judges, name):
+def test_what_is_no_scene_has_no_place(name):
     black = torch.full((2, 3, 32, 32), -1.0)
     white = torch.full((2, 3, 32, 32), 0.999)
     white[:, :, 0, 0] = -1.0
     for images in (black, white) if name == "rules" else (black,):
-        facts = judges[name].read(images)
+        facts = judge(name).read(images)
         assert (facts.relation == NONE).all() and (facts.position == NONE).all()
-        assert not judges[name].match(images, parse_all([TRUE, "top left: a red three"])).right["place"].any()
+        assert not judge(name).match(images, parse_all([TRUE, "top left: a red three"])).right["place"].any()
 
 
-def test_the_rules_see_no_digit_in_the_dark(judges):
-    facts = judges["rules"].read(torch.full((1, 3, 32, 32), -1.0))
+def test_the_rules_see_no_digit_in_the_dark():
+    facts = judge("rules").read(torch.full((1, 3, 32, 32), -1.0))
     assert facts.digits.tolist() == facts.colours.tolist() == [[NONE, NONE]]
 
 
-def test_the_network_refuses_spoilt_scenes(judges, real):
+def test_the_network_refuses_spoilt_scenes(real):
     torch.manual_seed(0)
     spoilt = assets.spoil(real["seen"].images, real["seen"].facts)
-    facts = judges["network"].read(spoilt)
+    facts = judge("network").read(spoilt)
     assert ((facts.relation == NONE) & (facts.position == NONE)).float().mean() > 0.95
 
 
@@ -192,25 +193,25 @@ def test_windows_hold_the_digits_they_are_cut_for():
 # ---------------------------------------------------------------- features
 
 
-def test_features_tell_scenes_from_what_looks_like_them(judges, real):
-    a = judges["network"].features(real["seen"].images[:300])
-    b = judges["network"].features(real["seen"].images[300:])
+def test_features_tell_scenes_from_what_looks_like_them(real):
+    a = judge("network").features(real["seen"].images[:300])
+    b = judge("network").features(real["seen"].images[300:])
     assert a.shape == (300, 80)
     alone = ~real["seen"].facts.is_pair[:300]
     assert (a[alone, 32:64] == 0).all() and (a[~alone, 32:64] != 0).any()
     floor = metrics.frechet_distance(a, b)
     blurred = F.avg_pool2d(real["seen"].images[300:], 3, 1, 1)
-    assert metrics.frechet_distance(a, judges["network"].features(blurred)) > 2 * floor
+    assert metrics.frechet_distance(a, judge("network").features(blurred)) > 2 * floor
 
 
-def test_one_picture_of_each_caption_has_little_recall(judges, real):
+def test_one_picture_of_each_caption_has_little_recall(real):
     """What guidance does at its worst: the right digits, always the same. Match is high, recall is not."""
     digits = data.load_embedded_digits("test")
     first = torch.stack([(digits.labels == k).nonzero()[0, 0] for k in range(10)])
     made = real["seen"]
     same = scenes.draw_scenes(made.facts, digits.images[first], digits.labels[first], generator=random(5))
     other = scenes.draw_scenes(made.facts, digits.images, digits.labels, generator=random(6))
-    features = {name: judges["network"].features(x) for name, x in (("real", made.images), ("same", same), ("other", other))}
+    features = {name: judge("network").features(x) for name, x in (("real", made.images), ("same", same), ("other", other))}
     recall = {name: metrics.precision_recall(features["real"], features[name])[1] for name in ("same", "other")}
     assert recall["same"] < 0.7 * recall["other"]
 
@@ -230,21 +231,21 @@ def test_one_picture_of_each_caption_has_little_recall(judges, real):
         (torch.rand(2, 3, 32, 32), "2 \\* images - 1"),
     ],
 )
-def test_wrong_images(judges, name, images, told):
+def test_wrong_images(name, images, told):
     with pytest.raises(ValueError, match=told):
-        judges[name].read(images)
+        judge(name).read(images)
 
 
-def test_another_number_of_captions(judges, real):
+def test_another_number_of_captions(real):
     with pytest.raises(ValueError, match="as many scenes"):
-        judges["rules"].match(real["seen"].images[:3], real["seen"].facts[:2])
+        judge("rules").match(real["seen"].images[:3], real["seen"].facts[:2])
 
 
 def test_loading_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
-    judge = SceneJudge.standard()
-    assert torch.equal(state, torch.get_rng_state()) and not judge.net.training
-    assert not any(p.requires_grad for p in judge.net.parameters())
+    net = SceneJudge.standard().net
+    assert torch.equal(state, torch.get_rng_state()) and not net.training
+    assert not any(p.requires_grad for p in net.parameters())
 
 
 # ---------------------------------------------------------------- training: python -m tools assets scene_judge

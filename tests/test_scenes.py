@@ -130,9 +130,14 @@ def test_captions_and_facts_both_ways(facts):
         assert equal(parse(words), facts) and words == caption.replace(":", "")
 
 
-@given(some_facts(), some_facts())
-def test_the_key_tells_facts_apart(a, b):
-    assert (a.key == b.key).item() == equal(a, b)
+def test_the_key_tells_all_facts_apart():
+    facts = draw_facts(60_000, "all", generator=random())
+    rows = torch.cat([facts.digits, facts.colours, facts.relation[:, None], facts.position[:, None]], dim=1)
+    _, of_row = rows.unique(dim=0, return_inverse=True)
+    _, of_key = facts.key.unique(return_inverse=True)
+    pairs = torch.stack([of_row, of_key]).unique(dim=1)
+    assert pairs.shape[1] == of_row.max() + 1 == of_key.max() + 1
+    assert of_row.max() + 1 == 10 * 4 * 4 + (10 * 4) ** 2 * 2
 
 
 def test_describe_takes_each_paraphrase_as_often():
@@ -251,6 +256,13 @@ def test_a_picture_by_hand():
     assert 0 <= rows[0] <= 2 and 0 <= columns[0] <= 2
     tint = torch.tensor(RGB[COLOURS.index("red")]) / 255 * (100 / 255) * 2 - 1
     torch.testing.assert_close(image[:, lit], tint[:, None].expand(3, 14 * 14))
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_each_position_by_hand(position):
+    image = draw_scenes(parse(f"a red three at the {position}"), PLAIN, LABELS, generator=random())[0]
+    row, column = (image > -1).any(dim=0).nonzero().float().mean(dim=0).tolist()
+    assert (row < 16) == ("top" in position) and (column < 16) == ("left" in position)
 
 
 @pytest.mark.parametrize(
