@@ -261,7 +261,8 @@ class SceneJudge(_Judge):
 # ---------------------------------------------------------------- the judge by rules
 
 
-LIT = 0.3  # ink, 0..1, from which on a pixel belongs to a digit
+LIT = 0.3  # ink, 0..1, above which a pixel counts for the reach of a digit
+FAINT = 0.1  # ink below which a pixel is black
 WIDEST = 14  # pixels of one digit: what reaches further is two
 
 
@@ -293,8 +294,8 @@ class RuleJudge(_Judge):
 
     def _read(self, rgb):
         ink = rgb.amax(dim=1)
-        ink = ink * (ink > LIT)
-        height, width = _extent(ink.amax(dim=2)), _extent(ink.amax(dim=1))
+        ink = ink * (ink > FAINT)
+        height, width = _extent(ink.amax(dim=2) > LIT), _extent(ink.amax(dim=1) > LIT)
         is_wide, is_high = width > WIDEST, height > WIDEST
         is_pair = is_wide ^ is_high
         relation = torch.where(is_pair, torch.where(is_high, 1, 0), NONE)
@@ -307,7 +308,7 @@ class RuleJudge(_Judge):
         masked = torch.stack([ink * before, ink * ~before], dim=1)  # (n, 2, 32, 32)
 
         total = masked.sum(dim=(2, 3))
-        is_there = total > 0
+        is_there = masked.amax(dim=(2, 3)) > LIT
         moments = [(masked.sum(dim=across) * pixels).sum(dim=2) for across in (3, 2)]
         centre = torch.stack(moments, dim=2) / total.clamp_min(1e-6)[:, :, None]  # (n, 2, 2)
         low = (centre[:, 0] > (SIZE - 1) / 2).long()  # (n, 2): below the middle, right of it
@@ -333,12 +334,12 @@ class RuleJudge(_Judge):
         maps[:, 1, 2] = middle[:, 0]
         grid = F.affine_grid(maps, (len(ink), 1, 28, 28), align_corners=False)
         large = F.grid_sample(ink, grid, mode="bicubic", align_corners=False)
-        return self.net(large.clamp(0, 1) * 2 - 1).argmax(dim=1)
+        features = self.net.body(large.clamp(0, 1) * 2 - 1)
+        return self.net.head(F.relu(features)).argmax(dim=1)
 
 
-def _extent(profile):
-    """How many pixels lie from the first to the last lit one, of profiles (n, 32): (n,)."""
-    lit = profile > 0
+def _extent(lit):
+    """How many pixels lie from the first to the last lit one, of rows (n, 32) of bools: (n,)."""
     pixels = torch.arange(SIZE)
     last = torch.where(lit, pixels, -1).amax(dim=1)
     first = torch.where(lit, pixels, SIZE).amin(dim=1)
