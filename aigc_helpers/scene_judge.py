@@ -257,6 +257,17 @@ class SceneJudge(_Judge):
         is_pair = (layout >= len(POSITIONS))[:, None]
         return torch.cat([of_digits[:, 0], of_digits[:, 1] * is_pair, of_layout], dim=1)
 
+    @torch.no_grad()
+    def digit_features(self, images) -> torch.Tensor:
+        """Features (M, 32) of all digits of N pictures one by one, the first of each and then the second ones.
+
+        They see handwriting and colour and no layout: recall on them asks whether the digits vary as
+        real ones do. `features`, of whole scenes, mostly asks whether all combinations are there.
+        """
+        features = self.features(images)
+        first, second = features[:, :DIGIT_FEATURES], features[:, DIGIT_FEATURES : 2 * DIGIT_FEATURES]
+        return torch.cat([first, second[(second != 0).any(dim=1)]])
+
 
 # ---------------------------------------------------------------- the judge by rules
 
