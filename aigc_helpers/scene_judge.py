@@ -323,6 +323,7 @@ class RuleJudge(_Judge):
 
         total = masked.sum(dim=(2, 3))
         is_there = masked.amax(dim=(2, 3)) > LIT
+        relation[~is_there.all(dim=1)] = NONE
         moments = [(masked.sum(dim=across) * pixels).sum(dim=2) for across in (3, 2)]
         centre = torch.stack(moments, dim=2) / total.clamp_min(1e-6)[:, :, None]  # (n, 2, 2)
         low = (centre[:, 0] > (SIZE - 1) / 2).long()  # (n, 2): below the middle, right of it
