@@ -968,8 +968,8 @@ FAULTS = [
     ),
     page(
         "attention: the mask turned over",
-        "scores.masked_fill(~mask, float",
-        "scores.masked_fill(mask, float",
+        "scores = scores.masked_fill(~mask, float",
+        "scores = scores.masked_fill(mask, float",
     ),
     page(
         "heads: keys and values swapped",
