@@ -35,7 +35,12 @@ def _visible(text):
 # ---------------------------------------------------------------- pictures
 
 GPT2_BLOCK = ("layer norm", "attention", "layer norm", "MLP: GELU")
-THIS_PAGE = ("RMSNorm", "attention:\nrotary, QK-norm,\nshared keys", "RMSNorm", "MLP: squared\nReLU or SwiGLU,\nor experts")
+THIS_PAGE = (
+    "RMSNorm",
+    "attention:\nrotary, QK-norm,\nshared keys",
+    "RMSNorm",
+    "MLP: squared\nReLU or SwiGLU,\nor experts",
+)
 
 
 def two_blocks():
