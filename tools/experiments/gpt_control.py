@@ -43,8 +43,9 @@ def run(progress):
         return tune(model, rate, sums, NUM_STEPS, seed).eval()
 
     def loss_at(rate):
+        model = from_scratch(SWEEP_SEED, rate)
         with torch.no_grad():
-            return answer_loss(from_scratch(SWEEP_SEED, rate), sums[0][:2000], sums[1][:2000]).item()
+            return answer_loss(model, sums[0][:2000], sums[1][:2000]).item()
 
     found, best = find_rate(USUAL, loss_at, FACTORS)
     progress(f"from scratch: {found}")
