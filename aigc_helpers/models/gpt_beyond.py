@@ -342,7 +342,8 @@ class ModernGPT(nn.Module):
     """Tokens (N, T) -> logits (N, T, V): a GPT with the parts of this page.
 
     extra: None, or a module that makes (N, T, D) from tokens (N, T), which is added to the
-    embedding; its `reach` says how many tokens back it looks. rotary: if not, positions are learnt.
+    embedding; its `reach` says how many tokens back it looks. rotary: if not, positions are learnt;
+    position_start: the standard deviation that their table begins with (None: 1, as the tokens').
     entrance_norm: whether h is normalised before the first block (embedding norm).
     eps: of all norms. parts: norm, mlp, kv_heads, qk_norm, qk_scale, key_scale, causal,
     rope_theta: see `ModernBlock` and `ModernAttention`.
@@ -359,6 +360,7 @@ class ModernGPT(nn.Module):
         num_blocks=4,
         extra=None,
         rotary=True,
+        position_start=None,
         entrance_norm=True,
         eps=1e-6,
         **parts,
@@ -369,8 +371,8 @@ class ModernGPT(nn.Module):
         self.context = context
         self.token = nn.Embedding(vocab, width)
         self.position = None if rotary else nn.Embedding(context, width)
-        if self.position is not None:
-            nn.init.normal_(self.position.weight, std=0.02)    # as in GPT-2: quiet at first
+        if position_start is not None and not rotary:
+            nn.init.normal_(self.position.weight, std=position_start)
         self.extra = extra
         self.entrance_norm = entrance_norm
         self.eps = eps

@@ -122,9 +122,9 @@ def test_a_model_with_experts_can_be_copied_between_two_steps(balance):
     torch.testing.assert_close(copied.blocks[0].mlp.load, model.blocks[0].mlp.load)
 
 
-def test_learned_positions_begin_quiet():
+def test_learned_positions_begin_as_quiet_as_asked():
     torch.manual_seed(0)
-    model = gpt_beyond.ModernGPT(11, 256, 64, rotary=False)
+    model = gpt_beyond.ModernGPT(11, 256, 64, rotary=False, position_start=0.02)
     assert model.position.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
@@ -1020,9 +1020,9 @@ FAULTS = [
     ),
     page_fault(
         "learned positions begin loud",
-        "nn.init.normal_(self.position.weight, std=0.02)",
+        "nn.init.normal_(self.position.weight, std=position_start)",
         "nn.init.normal_(self.position.weight, std=1.0)",
-        "test_learned_positions_begin_quiet",
+        "test_learned_positions_begin_as_quiet_as_asked",
     ),
     page_fault("attention is not causal", "        if self.causal:  ", "        if False:  "),
     page_fault("the MLP's ReLU is not squared", "F.relu(inner).square() if", "F.relu(inner) if"),
