@@ -92,7 +92,10 @@ def next_loss(model, x, generator):
 
 
 def masked_loss(model, x, generator, share=0.15):
-    """Eq. (1), right, with about `share` of the letters hidden; at least one of a batch."""
+    """Eq. (1), right: the mean over all hidden letters of a batch, about `share` of its letters.
+
+    At least one is hidden.
+    """
     hidden = draw(x.shape, generator, x.device) < share
     hidden[0, 0] |= ~hidden.any()
     return gap_nll(model, x, hidden)[hidden].mean()
@@ -196,7 +199,7 @@ def gap_costs(model, x, generator):
     return num_hidden, (nll * hidden).sum(dim=1) / num_hidden
 
 
-def counted_loss(model, x, generator):
+def gap_count_loss(model, x, generator):
     """Eq. (9) as a loss to train with: m drawn uniformly, a mean inside each window."""
     _, costs = gap_costs(model, x, generator)
     return costs.mean()

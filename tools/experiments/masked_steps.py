@@ -2,7 +2,8 @@
 
 64 windows of 64 characters for each entry and seed, judged by chapter 03's kept GPT: nats of each
 letter after those before it, the share of written words that occur in the training text, the entropy
-of the letters, and the share of distinct ones among the windows' stretches of four letters. Beside it the same scores of unseen text and of what that GPT itself writes.
+of the letters, and the share of distinct ones among the windows' stretches of four letters. Beside
+it the same scores of unseen text and of what that GPT itself writes.
 """
 
 from __future__ import annotations

@@ -14,11 +14,11 @@ from aigc_helpers.data import load_text
 from aigc_helpers.models.gpt import Characters
 from aigc_helpers.models.objectives import (
     Backbone,
-    counted_loss,
     diffusion_loss,
     draw,
     draw_times,
     estimate_bound,
+    gap_count_loss,
     gap_nll,
 )
 
@@ -38,7 +38,7 @@ def pooled_loss(model, x, generator):
 
 LOSSES = {
     "eq. (8): t drawn, weight 1/t": diffusion_loss,
-    "eq. (9): m drawn, weight 1/m": counted_loss,
+    "eq. (9): m drawn, weight 1/m": gap_count_loss,
     "no weight: a mean over the batch's gaps": pooled_loss,
 }
 
