@@ -1,4 +1,4 @@
-"""Chapter 03c's kept network fills gaps in twelve ways, three noise seeds.
+"""Chapter 03c's kept network fills gaps in ten ways, three noise seeds.
 
 48 validation windows of 64 characters, half of each hidden (the same gaps for all): the share of hidden letters
 that come back right, the share of words that occur in the training text, and evaluations a window.
@@ -21,13 +21,11 @@ ONE = 64  # as many evaluations as there are positions: one gap at a time
 SAMPLERS = {  # name -> evaluations or threshold, order, temperature
     "drawn: random order, 1 evaluation": (1, "random", 1.0),
     "drawn: random order, 4 evaluations": (4, "random", 1.0),
-    "drawn: random order, 24 evaluations": (24, "random", 1.0),
     "drawn: random order, one at a time": (ONE, "random", 1.0),
     "drawn: surest first, 24 evaluations": (24, "surest first", 1.0),
     "drawn: surest first, one at a time": (ONE, "surest first", 1.0),
     "drawn: all above 0.9 at once": (0.9, None, 1.0),
     "drawn: all above 0.6 at once": (0.6, None, 1.0),
-    "likeliest: surest first, 24 evaluations": (24, "surest first", 0.0),
     "likeliest: surest first, one at a time": (ONE, "surest first", 0.0),
     "likeliest: all above 0.9 at once": (0.9, None, 0.0),
     "likeliest: all above 0.6 at once": (0.6, None, 0.0),
