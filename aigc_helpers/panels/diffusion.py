@@ -481,6 +481,8 @@ class _Trajectories:
     def train_anew(self, num_steps):
         """A new network after so many steps: what the storyboard shows."""
         self.generator.manual_seed(9)
+        self.tries = 0
+        self.made_for = None
         self.start_afresh()
         while self.step < num_steps:
             self.train()
