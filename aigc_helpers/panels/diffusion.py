@@ -450,7 +450,7 @@ def trajectories(net=None):
         controls=controls | {"denoise_by": choice("denoise by", [LEARNT, EXACT])},
         buttons={"New network": start_afresh},
         tick=state.train,
-        frames=[(f"After {k} steps of training", lambda k=k: state.train_anew(k)) for k in (0, 40, 100, 400)],
+        frames=[(f"After {k} steps of training", lambda k=k: state.train_anew(k)) for k in (0, 40, 100, 1000)],
         reset=state.put_back,
         alt=alt,
     )
@@ -607,7 +607,7 @@ def unet_shapes(c=48):
         _draw_arrow(ax, start, end, plotting.INK)
     for start, end in (((3.55, 2.98), (3.55, 2.47)), ((5.55, 2.98), (5.55, 2.47)), ((4.55, 2.98), (4.55, 0.97))):
         _draw_arrow(ax, start, end, plotting.GREEN)
-    ax.text(4.87, 2.18, "skip", ha="center", fontsize=9)
+    ax.text(4.34, 2.18, "skip", ha="center", fontsize=9)
     ax.text(3.32, 1.3, "down: conv,\nstride 2", ha="right", va="center", fontsize=9)
     ax.text(5.5, 1.3, "up: conv,\nshuffle", ha="left", va="center", fontsize=9)
     ax.text(8.35, 2.1, "out", ha="left", va="center", fontsize=9)
