@@ -293,6 +293,38 @@ def _two_m_step(x, x0, old, times, schedule):
     return sigma_s / sigma * x + (alpha_s - alpha * sigma_s / sigma) * middle
 
 
+def shift_times(times, shift):
+    """Times in [0, 1] moved towards the noise by a shift above 1: Esser 2024, section 5.3.2."""
+    return shift * times / (1 + (shift - 1) * times)
+
+
+def karras_times(num_steps, low=0.002, high=80.0, rho=7.0):
+    """num_steps + 1 times of rectified flow from 1 down to 0: Karras 2022, eq. (5).
+
+    Even in (sigma / alpha)^(1 / rho), between the levels `high` and `low`; then a step to 0.
+    """
+    require_whole("karras_times", "num_steps", num_steps, least=1)
+    ends = torch.tensor([high, low], dtype=torch.float64) ** (1 / rho)
+    ratio = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, num_steps, dtype=torch.float64))
+    ratio = ratio**rho
+    times = ratio / (1 + ratio)
+    times[0] = 1.0  # where chapter 04 starts
+    return F.pad(times, (0, 1))
+
+
+def flow_denoise(net, label):
+    """denoise(x, alpha, sigma) for `solve`: x0 from a velocity network, kept within [-1, 1]."""
+
+    @torch.no_grad()
+    def denoise(x, alpha, sigma):
+        t = torch.full((len(x),), float(sigma), device=x.device)
+        with autocast(x.device):
+            velocity = net(x, t, label)
+        return (x - float(sigma) * velocity.float()).clamp(-1, 1)
+
+    return denoise
+
+
 def sampled_width(width, times, schedule, eta=0.0, fresh="never"):
     """The width of what a sampler draws for data N(0, width^2), exact prediction: eq. (14).
 
