@@ -422,9 +422,9 @@ def test_a_consistency_model_denoises_and_adds_fresh_noise_in_between():
 BAD = {
     "schedule": (lambda: diffusion_beyond.coefficients(0.5, "square"), "coefficients: unknown schedule"),
     "width": (lambda: diffusion_beyond.Mixture([[0.0]], 0.0), "Mixture: width"),
-    "churn": (
+    "noise_scale": (
         lambda: diffusion_beyond.simulate(None, torch.zeros(1, 1), even(1), "linear", -1.0),
-        "simulate: churn",
+        "simulate: noise_scale",
     ),
     "method": (
         lambda: diffusion_beyond.solve(None, torch.zeros(1, 1), even(1), "cosine", "RK4"),
@@ -632,10 +632,10 @@ def test_panels_of_the_line_leave_the_pages_random_numbers_alone():
 def test_the_panels_cloud_keeps_to_its_density_and_melts_without_the_drift():
     mixture = make_line()
     gaps = {}
-    for churn in (0.0, 1.0):
+    for noise_scale in (0.0, 1.0):
         for drift in ("noise and its drift", "noise alone"):
-            end = panels.diffusion_beyond.walk_of(mixture, churn, 100, drift, 1)[-1]
-            gaps[churn, drift] = diffusion_beyond.ks_distance(end, mixture)
+            end = panels.diffusion_beyond.walk_of(mixture, noise_scale, 100, drift, 1)[-1]
+            gaps[noise_scale, drift] = diffusion_beyond.ks_distance(end, mixture)
     assert gaps[0.0, "noise and its drift"] == gaps[0.0, "noise alone"] < 0.04
     assert gaps[1.0, "noise and its drift"] < 0.04 < 0.1 < gaps[1.0, "noise alone"]
 
@@ -672,8 +672,8 @@ FAULTS = [
     page("the denoised estimate does not shrink", "alpha * self.width**2 / variance * offset", "0 * self.width**2 / variance * offset"),
     page("eq. (2): the diffusion not halved", "levelling = 0.5 * g2 *", "levelling = g2 *"),
     page("eq. (3): the score's share of the velocity doubled", "u = f * x - 0.5 * g2 * s\ncontinuity", "u = f * x - g2 * s\ncontinuity"),
-    page("eq. (5): the noise is not paid for", "drift = drift - 0.5 * churn**2 * g2 * s", "drift = drift - 0.0 * churn**2 * g2 * s"),
-    page("eq. (5): paid for once too little", "0.5 * churn**2 * g2 * s", "0.5 * churn * g2 * s", "test_one_step_of_the_sde_has_the_drift_and_the_noise_of_eq_5"),
+    page("eq. (5): the noise is not paid for", "drift = drift - 0.5 * noise_scale**2 * g2 * s", "drift = drift - 0.0 * noise_scale**2 * g2 * s"),
+    page("eq. (5): paid for once too little", "0.5 * noise_scale**2 * g2 * s", "0.5 * noise_scale * g2 * s", "test_one_step_of_the_sde_has_the_drift_and_the_noise_of_eq_5"),
     page("eq. (5): the noise of a whole step", "(g2 * dt).sqrt() * z", "(g2 * dt) * z"),
     page("ks: only points above count", "torch.maximum(below - rank, rank + 1 / len(x) - below)", "below - rank", "test_the_ks_distance_of_a_shifted_sample_is_the_largest_gap"),
     page("eq. (6): the sign", "return -0.5 * (x.square() + LOG_2_PI).sum(dim=1) + gathered", "return -0.5 * (x.square() + LOG_2_PI).sum(dim=1) - gathered"),
