@@ -9,13 +9,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from aigc_helpers.arguments import require_number, require_one_of, require_whole
-from aigc_helpers.data import to_signed
 from aigc_helpers.models.diffusion import (
     NO_LABEL,
     denoiser,
-    denoising_loss,
     draw_digits,
-    drop_labels,
     learning_rate,
     make_schedule,
     time_embedding,
@@ -469,29 +466,6 @@ class DiT(nn.Module):
             h = block(h, e)
         patches = self.leave(self.norm(h)).transpose(1, 2)              # (N, 16, 49)
         return F.pixel_shuffle(patches.reshape(-1, 16, 7, 7), 4)
-
-
-def train_flow(net, data, num_steps, lr=2e-3, seed=0, device="cpu"):
-    """Train a velocity network on `Digits`; returns its EMA copy and the losses."""
-    random = torch.Generator().manual_seed(seed)
-    net = net.to(device).train()
-    average = copy.deepcopy(net).requires_grad_(False)
-    opt = torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
-    schedule = make_schedule("rectified flow")
-    history = History()
-    for step, (images, label) in steps(data, num_steps, 64, device, history, seed):
-        for group in opt.param_groups:
-            group["lr"] = learning_rate(step, num_steps, lr)
-        label = drop_labels(label, generator=random)
-        with autocast(device):
-            x0 = to_signed(images)
-            loss = denoising_loss(net, x0, schedule, "velocity", random, label, middle=True)
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        update_ema(average, net, min(0.98, step / (step + 10)))
-        history.log(loss=loss)
-    return average.eval(), history["loss"]
 
 
 def average_velocity_loss(net, x0, generator=None):

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from aigc_helpers import panels
-from aigc_helpers.data import Digits
 from aigc_helpers.models import diffusion, diffusion_beyond
 from tests.marking import assert_marked
 from tests.panel_checks import answers_within, moved_together, other_value, use_every_control
@@ -369,11 +368,6 @@ def test_the_loss_of_the_average_velocity_moves_time_and_point_and_holds_its_tar
     torch.testing.assert_close(a.grad, (2 * error * x).mean())
 
 
-def small_digits(num=128):
-    images = torch.randint(256, (num, 1, 28, 28), generator=seeded(), dtype=torch.uint8)
-    return Digits(images, torch.arange(num) % 10, "noise")
-
-
 def make_unet():
     torch.manual_seed(0)
     net = diffusion.UNet(c=8)
@@ -412,18 +406,6 @@ def test_a_dits_patches_go_back_to_where_they_came_from():
     outside = change.clone()
     outside[0, 0, 8:12, 20:24] = False
     assert change.any() and not outside.any()
-
-
-def test_training_a_flow_is_the_same_twice_and_lowers_the_loss():
-    def train():
-        torch.manual_seed(1)
-        return diffusion_beyond.train_flow(diffusion_beyond.DiT(d=16), small_digits(), 30, 5e-3)
-
-    first, losses = train()
-    second, _ = train()
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    assert sum(losses[-5:]) < sum(losses[:5])
-    assert not first.training and not any(weight.requires_grad for weight in first.parameters())
 
 
 def make_trajectories(num=6, num_steps=4):
