@@ -16,6 +16,8 @@ import torch.nn.functional as F
 
 from aigc_helpers.data import load_digits, load_embedded_digits, to_signed
 from aigc_helpers.metrics import FEATURES_FILE, DigitFeatures
+from aigc_helpers.scene_judge import JUDGE_FILE, NUM_LAYOUTS, SceneJudge, SceneNet, cut_windows
+from aigc_helpers.scenes import POSITIONS, SIZE, draw_facts, draw_scenes, load_scenes
 from aigc_helpers.training import seed_everything, steps
 from aigc_helpers.weights import ASSETS, pack, write_asset
 
@@ -24,6 +26,7 @@ from .running import execute
 
 COMMAND = "python -m tools assets"
 FEATURES = FEATURES_FILE.removesuffix(".safetensors")
+JUDGE = JUDGE_FILE.removesuffix(".safetensors")
 
 
 def assets(names=(), root=ROOT):
@@ -32,13 +35,14 @@ def assets(names=(), root=ROOT):
     Raises NotebookError for an unknown name, and if a notebook does not say what it keeps.
     """
     tagged = find_tagged(root)
-    known = [*tagged, FEATURES]
+    others = {FEATURES: make_features, JUDGE: make_scene_judge}
+    known = [*tagged, *others]
     unknown = [name for name in names if name not in known]
     if unknown:
         choices = ", ".join(known)
         raise NotebookError(f"assets: unknown model {unknown[0]!r}; choose from {choices}")
     for name in names or known:
-        size = make_features() if name == FEATURES else make(name, tagged[name])
+        size = others[name]() if name in others else make(name, tagged[name])
         print(f"{name}: {size / 1e3:.0f} kB", flush=True)
 
 
@@ -156,3 +160,106 @@ def augment(x):
     theta[:, :, 2] = (torch.rand(n, 2) - 0.5) * 0.28
     grid = F.affine_grid(theta, x.shape, align_corners=False)
     return F.grid_sample(x + 1, grid, align_corners=False) - 1
+
+
+# ---------------------------------------------------------------- the judge of scenes
+
+
+def make_scene_judge():
+    """Train the judge of scenes and write it to `assets/`, in half precision. Returns bytes."""
+    net = train_scene_judge()
+    weights = {name: tensor.half() for name, tensor in net.state_dict().items() if tensor.is_floating_point()}
+    for combinations in ("seen", "held out"):
+        scenes = load_scenes("test", 4000, combinations, verbose=False)
+        shares = SceneJudge(net).match(scenes.images, scenes.facts).row()
+        told = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
+        print(f"{JUDGE}: {len(scenes):,} scenes of test digits, {combinations}: {told}", flush=True)
+    return write_asset(JUDGE_FILE, weights, f"{COMMAND} {JUDGE}")
+
+
+def train_scene_judge(num_steps=1800, seed=0):
+    """Train the judge on scenes of all combinations, of MNIST's and the embedded training digits.
+
+    Digits are turned, scaled and moved a little; scenes blurred, dimmed and made noisy: it shall read
+    pictures that a model has made.
+    """
+    seed_everything(seed)
+    generator = torch.Generator().manual_seed(seed)
+    mnist = load_digits("train")
+    embedded = load_embedded_digits("train")
+    images = torch.cat([mnist.images, embedded.images])
+    labels = torch.cat([mnist.labels, embedded.labels])
+    net = SceneNet()
+    opt = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=2e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(opt, 3e-3, total_steps=num_steps)
+    for _, (x, y) in steps((images, labels), num_steps, batch_size=320, seed=seed):
+        facts = draw_facts(128, "all", generator=generator)
+        clean = draw_scenes(facts, augment(to_signed(x)).clamp(-1, 1), y, generator=generator)
+        spoilt = spoil(clean, facts)[:64]
+        seen = roughen(torch.cat([clean, spoilt]))
+        layout = torch.where(facts.is_pair, len(POSITIONS) + facts.relation, facts.position)
+        none = torch.full((len(spoilt),), NUM_LAYOUTS)
+        is_there = facts.digits >= 0
+        windows = cut_windows(seen[: len(clean)], layout)[is_there]
+        with torch.autocast("cpu", torch.bfloat16):
+            layouts = net.layout(seen)
+            digits, colours = net.read_digits(windows)
+        loss = F.cross_entropy(layouts.float(), torch.cat([layout, none]))
+        loss = loss + F.cross_entropy(digits.float(), facts.digits[is_there], label_smoothing=0.02)
+        loss = loss + F.cross_entropy(colours.float(), facts.colours[is_there])
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        schedule.step()
+    net.eval()
+    scale_judge(net, clean, cut_windows(clean, layout)[is_there])
+    return net
+
+
+@torch.no_grad()
+def scale_judge(net, images, windows):
+    """Give the features of both parts a mean variance of 1; the logits stay as they are."""
+    for body, head, x in (
+        (net.layout_body, net.layout_head, images),
+        (net.digit_body, net.digit_head, windows),
+    ):
+        scale = body(x).var(dim=0).mean().sqrt()
+        body[-1].weight /= scale
+        body[-1].bias /= scale
+        head.weight *= scale
+
+
+def spoil(images, facts):
+    """Pictures that are no scene, made of N scenes, in random order: at least N of them.
+
+    One digit of two is wiped out; one digit stands in the middle; two scenes lie over each other, but
+    for those that make a relation by chance; nothing is there.
+    """
+    n = len(images)
+    half = torch.arange(SIZE) < SIZE // 2
+    is_above = facts.relation == 1
+    wiped = torch.where(is_above[:, None, None], half[:, None], half[None, :])[:, None]
+    wiped = wiped ^ (torch.rand(n, 1, 1, 1) < 0.5)
+    one_left = torch.where(wiped, -1.0, images)[facts.is_pair]
+    centred = [
+        images[facts.position == k].roll((8 if k < 2 else -8, 8 if k % 2 == 0 else -8), dims=(2, 3)) for k in range(4)
+    ]
+    other = torch.randperm(n)
+    layout = torch.where(facts.is_pair, len(POSITIONS) + facts.relation, facts.position)
+    is_diagonal = ~facts.is_pair & ~facts.is_pair[other] & (layout + layout[other] == 3)
+    is_crowd = (facts.is_pair | facts.is_pair[other]) & (layout != layout[other])
+    doubled = torch.maximum(images, images[other])[is_diagonal | is_crowd]
+    nothing = torch.full_like(images[: n // 16], -1.0)
+    spoilt = torch.cat([one_left, *centred, doubled, nothing])
+    return spoilt[torch.randperm(len(spoilt))]
+
+
+def roughen(images):
+    """Pictures (N, 3, 32, 32) in [-1, 1], each shifted by a pixel at most, blurred, tinted, dimmed and noisy."""
+    n = len(images)
+    down, right = torch.randint(0, 3, (2,)).tolist()
+    x = F.pad(images + 1, (1, 1, 1, 1))[:, :, down : down + SIZE, right : right + SIZE]
+    x = x.lerp(F.avg_pool2d(x, 3, 1, 1), 0.6 * torch.rand(n, 1, 1, 1))
+    x = x * (0.7 + 0.35 * torch.rand(n, 1, 1, 1)) * (0.9 + 0.2 * torch.rand(n, 3, 1, 1))
+    x = x + 0.15 * torch.rand(n, 1, 1, 1) * torch.randn(x.shape)
+    return (x - 1).clamp(-1, 1)
