@@ -570,7 +570,6 @@ SOLUTIONS = {
     3: (
         "def healthy_step(x, x0_hat, t, s):\n"
         "    return (1 - s) * x0_hat + s * (x - (1 - t) * x0_hat) / t",
-        "def healthy_step(x, x0_hat, t, s):\n    return x0_hat + s * (x - x0_hat) / t",
         "def healthy_step(x, x0_hat, t, s):\n    return x0_hat + s * (x - (1 - t) * x0_hat) / t",
         "def healthy_step(x, x0_hat, t, s):\n    return (1 - s) * x0_hat + s * (x - x0_hat) / t",
     ),
