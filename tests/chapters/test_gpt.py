@@ -773,7 +773,7 @@ def test_the_sampler_says_how_many_characters_are_left():
 def grey_heights(panel):
     """How many pixels of each column of a sampler's picture are of the grey bars."""
     shades = picture(panel)
-    bars = shades[int(0.34 * len(shades)) : int(0.86 * len(shades))]
+    bars = shades[int(0.6 * len(shades)) : int(0.86 * len(shades))]  # below the words
     return (abs(bars - 107) < 3).sum(axis=0)
 
 
@@ -968,8 +968,8 @@ FAULTS = [
     ),
     page(
         "attention: the mask turned over",
-        "scores.masked_fill(~mask, float",
-        "scores.masked_fill(mask, float",
+        "scores = scores.masked_fill(~mask, float",
+        "scores = scores.masked_fill(mask, float",
     ),
     page(
         "heads: keys and values swapped",

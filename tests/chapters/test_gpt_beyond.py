@@ -1003,8 +1003,8 @@ FAULTS = [
     ),
     page_fault(
         "scores are not divided",
-        "scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])",
-        "scores = q @ k.transpose(-2, -1)",
+        "scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])\n        if self.causal:",
+        "scores = q @ k.transpose(-2, -1)\n        if self.causal:",
     ),
     page_fault("the learnt scale of keys is not used", "k = k * self.key_scale.to(k.dtype)", "k = 1.0 * k"),
     page_fault(
