@@ -220,7 +220,7 @@ def tile(images, ncols=10, pad=1) -> np.ndarray:
     """One picture (H, W) in 0..1 from images (N, 1, h, w) or (N, h*w); black between them.
 
     Whole numbers are pixels 0..255, bool is black or white, and numbers with a point lie in [-1, 1]; what a sampler
-    puts beyond is cut off.
+    puts beyond is cut off. Images (N, 3, h, w) are red, green and blue, and so is the picture, (H, W, 3).
     """
     images = images.detach().cpu() if torch.is_tensor(images) else torch.as_tensor(images)
     if images.is_floating_point():
@@ -230,13 +230,14 @@ def tile(images, ncols=10, pad=1) -> np.ndarray:
     else:
         x = images.float() / 255
     nrows = _num_rows(x, ncols)
-    side = math.isqrt(x[0].numel())
-    x = x.reshape(len(x), side, side).clamp(0, 1)
-    out = torch.zeros(nrows * (side + pad) + pad, ncols * (side + pad) + pad)
+    channels = 3 if x.ndim == 4 and x.shape[1] == 3 else 1
+    side = math.isqrt(x[0].numel() // channels)
+    x = x.reshape(len(x), channels, side, side).clamp(0, 1)
+    out = torch.zeros(channels, nrows * (side + pad) + pad, ncols * (side + pad) + pad)
     for k, image in enumerate(x):
         top, left = (pad + (k // ncols) * (side + pad), pad + (k % ncols) * (side + pad))
-        out[top : top + side, left : left + side] = image
-    return out.numpy()
+        out[:, top : top + side, left : left + side] = image
+    return out[0].numpy() if channels == 1 else out.permute(1, 2, 0).numpy()
 
 
 def _num_rows(images, ncols):
@@ -250,7 +251,7 @@ def _num_rows(images, ncols):
 
 @style()
 def draw_images(ax, images, ncols=10, title=None):
-    """Draw a grid of grey images on an axes."""
+    """Draw a grid of images on an axes: grey ones, or coloured ones (N, 3, h, w)."""
     ax.imshow(tile(images, ncols), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set_axis_off()
     if title:

@@ -201,11 +201,18 @@ def load_model(name):
     "gpt"        GPT: tokens (N, T) -> logits (N, T, V), and the Characters that it reads: a pair
     "masked"     Backbone: tokens (N, T), gaps being `mask` -> logits (N, T, V), and its Characters
     "diffusion"  UNet: images (N, 1, 28, 28), times (N,), labels (N,) -> velocity (N, 1, 28, 28)
+    "scene_clip"         CLIP: `embed_images` and `embed_text` -> vectors (N, 64) of length 1
+    "scene_autoencoder"  AutoEncoder: `encode` and `decode`, images (N, 3, 32, 32) <-> (N, 4, 8, 8)
+    "caption_dit"        CaptionDiT: latents, times, words, mask -> velocity (N, 4, 8, 8)
+    "text_to_image"      TextToImage: the last three together, for `draw(model, tokens)`
 
     Raises ValueError for another name, and when the file is not the one that the manifest names.
     """
+    if name == "text_to_image":
+        return _assemble_text_to_image()
     if name not in BUILDERS:
-        raise ValueError(f"load_model: unknown model {name!r}; choose one of {', '.join(BUILDERS)}")
+        known = ", ".join([*BUILDERS, "text_to_image"])
+        raise ValueError(f"load_model: unknown model {name!r}; choose one of {known}")
     weights, about = read_asset(f"{name}.safetensors")
     # The first weights are drawn and thrown away: the global generators stay where they were.
     with torch.random.fork_rng(devices=[]):
@@ -254,6 +261,32 @@ def _build_diffusion(about):
     return [UNet()]
 
 
+def _build_scene_clip(about):
+    from aigc_helpers.models.text_to_image import CLIP
+
+    return [CLIP()]
+
+
+def _build_scene_autoencoder(about):
+    from aigc_helpers.models.text_to_image import AutoEncoder
+
+    return [AutoEncoder()]
+
+
+def _build_caption_dit(about):
+    from aigc_helpers.models.text_to_image import CaptionDiT
+
+    return [CaptionDiT()]
+
+
+def _assemble_text_to_image():
+    """What draws a caption: three files, each below 1 MB."""
+    from aigc_helpers.models.text_to_image import TextToImage
+
+    text = load_model("scene_clip").text
+    return TextToImage(text, load_model("caption_dit"), load_model("scene_autoencoder")).eval()
+
+
 # name -> what makes the untrained model, and what comes along with it, from the file's header
 BUILDERS = {
     "gan": _build_gan,
@@ -262,6 +295,9 @@ BUILDERS = {
     "gpt": _build_gpt,
     "masked": _build_masked,
     "diffusion": _build_diffusion,
+    "scene_clip": _build_scene_clip,
+    "scene_autoencoder": _build_scene_autoencoder,
+    "caption_dit": _build_caption_dit,
 }
 
 
