@@ -80,6 +80,60 @@ def require_probabilities(where, *distributions) -> None:
             raise ValueError(f"{where}: probabilities must be at least 0 and sum to 1, got {p.detach()}")
 
 
+# ---------------------------------------------------------------- samplers of text
+
+
+def require_settings(temperature, top_k, top_p) -> None:
+    """Refuse settings of a sampler that mean nothing: they would give strange text, and no error."""
+    if not isinstance(temperature, int | float) or not 0 <= temperature < math.inf:  # NaN fails
+        raise ValueError(f"temperature must be a finite number, 0 or above, got {temperature!r}")
+    whole = isinstance(top_k, int) and not isinstance(top_k, bool)
+    if top_k is not None and not (whole and top_k >= 1):
+        raise ValueError(f"top_k must be a whole number, 1 or above, got {top_k!r}; None keeps all tokens")
+    if top_p is not None and not (isinstance(top_p, int | float) and 0 < top_p <= 1):
+        raise ValueError(f"top_p must be a number above 0 and at most 1, got {top_p!r}; None keeps all tokens")
+
+
+def require_logits(logits) -> torch.Tensor:
+    """The logits (..., V) in float32, if they give probabilities."""
+    if not torch.is_tensor(logits) or logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"logits must be a tensor (..., V) with V at least 1, got {logits!r}")
+    logits = logits.float()
+    largest = logits.amax(dim=-1)  # NaN if one of them is
+    if not largest.isfinite().all():
+        raise ValueError(
+            "logits must be numbers below infinity, and in each row at least one of them finite; "
+            "a NaN often means that the training has diverged"
+        )
+    return logits
+
+
+def require_prompt(tokens, num_new) -> None:
+    """Refuse a prompt that is not (N, T) with T at least 1, and a num_new that is no whole number."""
+    if not torch.is_tensor(tokens) or tokens.ndim != 2 or tokens.shape[1] == 0:
+        got = tuple(tokens.shape) if torch.is_tensor(tokens) else tokens
+        raise ValueError(f"tokens must be (N, T) with T at least 1 (say, a new line), got {got!r}")
+    if not isinstance(num_new, int) or num_new < 0:
+        raise ValueError(f"num_new must be a whole number, 0 or above, got {num_new!r}")
+
+
+def require_context(num_tokens, context) -> None:
+    """Refuse no tokens at all, and more than a model's context holds."""
+    if num_tokens == 0:
+        raise ValueError("there are no tokens: give at least one, say that of a new line")
+    if num_tokens > context:
+        message = f"{num_tokens} tokens are more than the context of {context} holds"
+        raise ValueError(f"{message}: give the last ones only")
+
+
+def require_windows(num_tokens, context, stride=None) -> None:
+    """Refuse a text too short for one window and its target, and a stride that leaves tokens out."""
+    if stride is not None and not 1 <= stride <= context:
+        raise ValueError(f"stride must be 1 to {context}, the model's context, got {stride!r}")
+    if num_tokens <= context:
+        raise ValueError(f"{num_tokens} tokens make no window: give {context + 1} or more")
+
+
 def _within(value, least, most):
     return (least is None or value >= least) and (most is None or value <= most)
 

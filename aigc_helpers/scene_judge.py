@@ -11,8 +11,9 @@ included that the pages keep from their models (`assets/scene_judge.safetensors`
 centroids and hues, and leaves the digit to the classifier of `metrics.DigitJudge`. Where a model has
 learnt to please one of them, the other is a witness.
 
-Both `read` a picture: they say which facts they see, without knowing the caption. Their scores on real
-scenes are below 1, so put the ceiling, `judge.match(real.images, real.facts)`, beside every score.
+Both `read` a picture: they say which facts they see, without knowing the caption. Their joint shares on
+real scenes of test digits are below 1 (MNIST: 0.981 by either, half of the errors in common; embedded
+digits: 0.96 by either), so put the ceiling, `judge.match(real.images, real.facts)`, beside every score.
 """
 
 from __future__ import annotations
@@ -262,7 +263,9 @@ class SceneJudge(_Judge):
         """Features (M, 32) of all digits of N pictures one by one, the first of each and then the second ones.
 
         They see handwriting and colour and no layout: recall on them asks whether the digits vary as
-        real ones do. `features`, of whole scenes, mostly asks whether all combinations are there.
+        real ones do. `features`, of whole scenes, mostly asks whether all combinations are there: of
+        1,000 scenes of MNIST, recall by these here falls from 0.88 (all handwritings) to 0.39 (eight of
+        each digit) and 0.01 (one), by those from 0.97 to 0.93 and 0.72.
         """
         features = self.features(images)
         first, second = features[:, :DIGIT_FEATURES], features[:, DIGIT_FEATURES : 2 * DIGIT_FEATURES]
@@ -320,6 +323,7 @@ class RuleJudge(_Judge):
 
         total = masked.sum(dim=(2, 3))
         is_there = masked.amax(dim=(2, 3)) > LIT
+        relation[~is_there.all(dim=1)] = NONE
         moments = [(masked.sum(dim=across) * pixels).sum(dim=2) for across in (3, 2)]
         centre = torch.stack(moments, dim=2) / total.clamp_min(1e-6)[:, :, None]  # (n, 2, 2)
         low = (centre[:, 0] > (SIZE - 1) / 2).long()  # (n, 2): below the middle, right of it

@@ -167,6 +167,8 @@ def paraphrases(facts) -> list[str]:
 
 def _say(digits, colours, relation, position):
     nouns = [f"a {COLOURS[c]} {DIGITS[d]}" for d, c in zip(digits, colours, strict=True) if d != NONE]
+    if relation == position == NONE:  # what a judge sees in a picture that is no scene
+        return (" and ".join(nouns) or "nothing",)
     if relation == NONE:
         return f"{nouns[0]} at the {POSITIONS[position]}", f"{POSITIONS[position]}: {nouns[0]}"
     first, second = nouns
@@ -182,7 +184,8 @@ def _say(digits, colours, relation, position):
 def describe(facts, generator=None) -> list[str]:
     """A caption for each of N scenes: one of its paraphrases at random, the first without a generator.
 
-    generator: a CPU generator. `parse` turns a caption back into its facts.
+    generator: a CPU generator. `parse` turns a caption back into its facts. What a judge has read from a
+    picture that is no scene has no place: "a red three and a blue seven", or "nothing".
     """
     rows = zip(
         facts.digits.tolist(), facts.colours.tolist(), facts.relation.tolist(), facts.position.tolist(), strict=True

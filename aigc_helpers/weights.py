@@ -3,6 +3,7 @@
     save("generator.safetensors", generator)       # in one chapter
     load("generator.safetensors", generator)       # in another, or tomorrow
     generator = load_model("gan")                  # chapter 01's, trained by its own cells
+    gpt.load_state_dict(from_gpt2(state))          # a library's GPT-2 in chapter 03's network
 
 The trained models lie in `assets/`, in 8 bits, each file below 1 MB. They are verified against the
 SHA-256 in `assets/manifest.json` when they are read. In a clone of the project,
@@ -15,6 +16,7 @@ import collections.abc
 import hashlib
 import json
 import pathlib
+import re
 from typing import NamedTuple
 
 import torch
@@ -123,6 +125,68 @@ def _check_fit(filename, found, wanted):
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         listed = "; ".join(sorted(problems)[:3])
         raise ValueError(f"{filename} does not fit the model: {listed}{more}")
+
+
+# ---------------------------------------------------------------- GPT-2's names
+
+# GPT-2's names -> those of chapter 03: of what stands outside of the blocks, and of the parts of a block.
+GPT2_OUTSIDE = {
+    "wte.weight": "token.weight",
+    "wpe.weight": "position.weight",
+    "ln_f.weight": "norm.weight",
+    "ln_f.bias": "norm.bias",
+}
+GPT2_PARTS = {
+    "ln_1": "norm1",
+    "attn.c_attn": "attention.qkv",
+    "attn.c_proj": "attention.out",
+    "ln_2": "norm2",
+    "mlp.c_fc": "mlp.up",
+    "mlp.c_proj": "mlp.down",
+}
+
+
+def rename_gpt2(name):
+    """Chapter 03's name of one of GPT-2's weights. Raises ValueError for one that its GPT has not."""
+    if name in GPT2_OUTSIDE:
+        return GPT2_OUTSIDE[name]
+    found = re.fullmatch(r"h\.(\d+)\.(.+)\.(weight|bias)", name)
+    if found is None or found[2] not in GPT2_PARTS:
+        raise ValueError(f"from_gpt2: GPT has no place for the weights {name!r}")
+    return f"blocks.{found[1]}.{GPT2_PARTS[found[2]]}.{found[3]}"
+
+
+def from_gpt2(state, config=None, num_heads=None):
+    """Weights of `transformers`' GPT-2 language model (a state dict) under the names of chapter 03's GPT.
+
+    The weights do not say for how many heads they were trained, and those of 8 heads fit into 4
+    without a word: hand over the library's `config` and our `num_heads`, and they are compared.
+    Raises ValueError for a model whose logits GPT would not compute.
+    """
+    if config is not None:
+        _require_like_gpt(config, num_heads)
+    state = {name.removeprefix("transformer."): weight for name, weight in state.items()}
+    head = state.pop("lm_head.weight", None)
+    if head is not None and not torch.equal(head, state.get("wte.weight", head[:0])):
+        raise ValueError("from_gpt2: lm_head.weight is not wte.weight, but the head of GPT is tied")
+    ours = {}
+    for name, weight in state.items():
+        if name.endswith((".attn.bias", ".attn.masked_bias")):  # the mask, in old files
+            continue
+        # Theirs are stored (inputs, outputs), ours the other way; embeddings are (rows, D) in both.
+        transposed = name.startswith("h.") and weight.ndim == 2
+        ours[rename_gpt2(name)] = weight.T if transposed else weight
+    return ours
+
+
+def _require_like_gpt(config, num_heads):
+    """Raise ValueError for a configuration of GPT-2 that a GPT with num_heads does not compute."""
+    wanted = {"n_head": num_heads, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
+    wanted |= {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+    for name, value in wanted.items():
+        found = getattr(config, name)
+        if found != value:
+            raise ValueError(f"from_gpt2: {name} is {found!r} there and {value!r} in our GPT")
 
 
 # ---------------------------------------------------------------- the trained models of the series

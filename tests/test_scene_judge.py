@@ -161,6 +161,22 @@ def test_what_is_no_scene_has_no_place(name):
         assert not judge(name).match(images, parse_all([TRUE, "top left: a red three"])).right["place"].any()
 
 
+@pytest.mark.parametrize("name", ["network", "rules"])
+def test_whatever_a_judge_reads_can_be_said(name):
+    """Noise, stripes and crumbs: no error, and facts that hang together."""
+    torch.manual_seed(0)
+    noise = torch.rand(40, 3, 32, 32) * 2 - 1
+    crumbs = torch.where(torch.rand(40, 1, 32, 32) < 0.01, noise, -1.0)
+    stripes = torch.full((32, 3, 32, 32), -1.0)
+    stripes[torch.arange(32), :, :, torch.arange(32)] = 0.9
+    for images in (noise, crumbs, stripes, stripes.transpose(2, 3)):
+        facts = judge(name).read(images)
+        assert len(scenes.describe(facts)) == len(images)
+        assert (facts.digits[facts.is_pair] != NONE).all()
+        alone = facts.position != NONE
+        assert (facts.digits[alone] != NONE).sum(dim=1).eq(1).all() and not (alone & facts.is_pair).any()
+
+
 def test_the_rules_see_no_digit_in_the_dark():
     facts = judge("rules").read(torch.full((1, 3, 32, 32), -1.0))
     assert facts.digits.tolist() == facts.colours.tolist() == [[NONE, NONE]]

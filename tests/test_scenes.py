@@ -147,6 +147,16 @@ def test_describe_takes_each_paraphrase_as_often():
     assert captions == describe(facts, random())
 
 
+def test_facts_without_a_place_are_described_too():
+    """As a judge reads them from pictures that are no scene."""
+    none = torch.tensor([NONE])
+    for caption, wanted in ((("a red three above a blue seven"), "a red three and a blue seven"), ("top left: a red three", "a red three")):
+        facts = dataclasses.replace(parse(caption), relation=none, position=none)
+        assert describe(facts) == describe(facts, random()) == paraphrases(facts) == [wanted]
+    empty = torch.full((1, 2), NONE)
+    assert describe(Facts(empty, empty, none, none)) == ["nothing"]
+
+
 def test_swaps():
     facts = scenes.parse_all(["a red three above a blue seven", "top left: a green five"])
     assert describe(facts.swap_colours()) == ["a blue three above a red seven", "a green five at the top left"]

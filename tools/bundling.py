@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import functools
 import importlib.util
 import io
 import json
@@ -15,7 +16,6 @@ import pathlib
 import posixpath
 import pprint
 import re
-import textwrap
 import tomllib
 import zipfile
 from urllib.parse import quote, unquote
@@ -97,7 +97,7 @@ def self_contained(nb, path, root=ROOT):
         repository=repository,
         ref=ref,
         needed=pprint.pformat(_libraries(code, modules, root), width=100, sort_dicts=False),
-        archive=textwrap.fill(archive, 120),
+        archive="\n".join(archive[start : start + 120] for start in range(0, len(archive), 120)),
     )
     cells[0].metadata.update(FOLDED)
     for cell in copy.cells:
@@ -137,7 +137,7 @@ def reach(source, modules):
     imported, reached = set(), {}
     todo = [("", source)]
     while todo:
-        for name in set(_imports(*todo.pop())) - imported:
+        for name in _imports(*todo.pop()) - imported:
             imported.add(name)
             if name in modules:
                 package = name if modules[name].name == "__init__.py" else name.rpartition(".")[0]
@@ -146,12 +146,14 @@ def reach(source, modules):
     return imported, reached
 
 
+@functools.cache  # ten notebooks reach the same helpers
 def _imports(package, source):
     """The dotted names that a source inside `package` imports, with those of the packages around them.
 
     `panels.gan` counts as an import of `aigc_helpers.panels.gan`, for a chapter's panels are loaded
     at their first use.
     """
+    found = set()
     for node in ast.walk(ast.parse(source)):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
         if isinstance(node, ast.ImportFrom):
@@ -161,7 +163,8 @@ def _imports(package, source):
             names = [f"aigc_helpers.panels.{node.attr}"]
         for name in names:
             parts = name.split(".")
-            yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+            found.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return frozenset(found)
 
 
 def list_assets(code, modules, root):
@@ -185,6 +188,7 @@ def list_assets(code, modules, root):
     return [folder / "manifest.json", *(folder / name for name in files)]
 
 
+@functools.cache
 def _strings(source):
     """The string constants of a source."""
     nodes = ast.walk(ast.parse(source))

@@ -9,13 +9,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from aigc_helpers.arguments import require_number, require_one_of, require_whole
-from aigc_helpers.data import to_signed
 from aigc_helpers.models.diffusion import (
     NO_LABEL,
     denoiser,
-    denoising_loss,
     draw_digits,
-    drop_labels,
     learning_rate,
     make_schedule,
     time_embedding,
@@ -89,6 +86,10 @@ class Mixture:
         offset, variance, log_part = self._parts(x, alpha, sigma)
         return -(log_part.softmax(dim=1)[..., None] * offset).sum(dim=1) / variance
 
+    def posterior(self, x, alpha=1.0, sigma=0.0):
+        """The probability of each Gaussian, given x: (N, K)."""
+        return self._parts(x, alpha, sigma)[2].softmax(dim=1)
+
     def denoise(self, x, alpha, sigma):
         """E[x_0 | x_t], (N, d): chapter 04's exact denoised estimate."""
         offset, variance, log_part = self._parts(x, alpha, sigma)
@@ -111,13 +112,14 @@ class Mixture:
         return self.centres[which] + self.width * noise
 
 
-def simulate(score, x, times, schedule, churn=0.0, generator=None, pull=True, keep=False):
+def simulate(score, x, times, schedule, noise_scale=0.0, generator=None, pull=True, keep=False):
     """Eq. (5) by small steps from noise x (N, d) at times[0] down to times[-1].
 
-    score(x, alpha, sigma). churn: c; 0 is the probability-flow ODE, 1 the reverse SDE. pull: False
-    leaves out the drift that pays for the noise, which is wrong. keep: return all positions.
+    score(x, alpha, sigma). noise_scale: c; 0 is the probability-flow ODE, 1 the reverse SDE.
+    pull: False leaves out the drift that pays for the noise, which is wrong. keep: return all
+    positions.
     """
-    churn = require_number("simulate", "churn", churn, least=0)
+    noise_scale = require_number("simulate", "noise_scale", noise_scale, least=0)
     walk = [x]
     for t, later in zip(times[:-1], times[1:], strict=True):
         dt = t - later
@@ -125,11 +127,11 @@ def simulate(score, x, times, schedule, churn=0.0, generator=None, pull=True, ke
         s = score(x, *coefficients(t, schedule))
         drift = f * x - 0.5 * g2 * s
         if pull:
-            drift = drift - 0.5 * churn**2 * g2 * s
+            drift = drift - 0.5 * noise_scale**2 * g2 * s
         x = x - drift * dt
-        if churn > 0:
+        if noise_scale > 0:
             z = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-            x = x + churn * (g2 * dt).sqrt() * z
+            x = x + noise_scale * (g2 * dt).sqrt() * z
         walk.append(x)
     return walk if keep else x
 
@@ -156,26 +158,38 @@ def make_velocity(score, schedule="linear"):
 
 
 @torch.enable_grad()
-def divergence(velocity, x, t):
-    """u (N, d) and its exact divergence (N,) at points x (N, d): one backward pass a coordinate."""
+def divergence(velocity, x, t, probes=None):
+    """u (N, d) and its divergence (N,) at points x (N, d).
+
+    Exact, by one backward pass a coordinate; or, with probes (K, N, d) of +1 and -1, the mean of K
+    estimates by eq. (8), one backward pass each.
+    """
     x = x.detach().requires_grad_()
     u = velocity(x, t)
     total = torch.zeros(len(x), dtype=x.dtype)
-    for i in range(x.shape[1]):
-        (slope,) = torch.autograd.grad(u[:, i].sum(), x, retain_graph=True)
-        total = total + slope[:, i]
+    if probes is None:
+        for i in range(x.shape[1]):
+            (slope,) = torch.autograd.grad(u[:, i].sum(), x, retain_graph=True)
+            total = total + slope[:, i]
+        return u.detach(), total.detach()
+    for v in probes:
+        (v_times_J,) = torch.autograd.grad((u * v).sum(), x, retain_graph=True)
+        total = total + (v_times_J * v).sum(dim=1) / len(probes)
     return u.detach(), total.detach()
 
 
-def ode_log_prob(velocity, x, num_steps=100):
-    """Eq. (7): log p_0 (N,) of points x (N, d), by Heun's method on times that are dense at 0."""
+def ode_log_prob(velocity, x, num_steps=100, probes=None):
+    """Eq. (7): log p_0 (N,) of points x (N, d), by Heun's method on times that are dense at 0.
+
+    probes (K, N, d): the same for all steps of a trajectory, Grathwohl 2018; without, exact.
+    """
     require_whole("ode_log_prob", "num_steps", num_steps, least=1)
     times = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64).square()
     gathered = torch.zeros(len(x), dtype=x.dtype)
     for t, later in zip(times[:-1], times[1:], strict=True):
         dt = later - t
-        u, spread = divergence(velocity, x, t)
-        u_there, spread_there = divergence(velocity, x + dt * u, later)
+        u, spread = divergence(velocity, x, t, probes)
+        u_there, spread_there = divergence(velocity, x + dt * u, later, probes)
         x = x + dt * (u + u_there) / 2
         gathered = gathered + dt * (spread + spread_there) / 2
     return -0.5 * (x.square() + LOG_2_PI).sum(dim=1) + gathered
@@ -219,7 +233,7 @@ def bound_of(score, x0, schedule="linear", low=-12.0, high=14.0, num=521):
 
 
 def loss_weight(loss, log_snr):
-    """w(lambda) of eq. (10) for a loss whose times are uniform in [0, 1]: eq. (11).
+    """omega(lambda) of eq. (10) for a loss whose times are uniform in [0, 1]: eq. (11).
 
     "bound", "noise, cosine", "data, cosine", "velocity, rectified flow". Kingma & Gao 2023.
     """
@@ -293,6 +307,38 @@ def _two_m_step(x, x0, old, times, schedule):
     return sigma_s / sigma * x + (alpha_s - alpha * sigma_s / sigma) * middle
 
 
+def shift_times(times, shift):
+    """Times in [0, 1] moved towards the noise by a shift above 1: Esser 2024, section 5.3.2."""
+    return shift * times / (1 + (shift - 1) * times)
+
+
+def karras_times(num_steps, low=0.002, high=80.0, rho=7.0):
+    """num_steps + 1 times of rectified flow from 1 down to 0: Karras 2022, eq. (5).
+
+    Even in (sigma / alpha)^(1 / rho), between the levels `high` and `low`; then a step to 0.
+    """
+    require_whole("karras_times", "num_steps", num_steps, least=1)
+    ends = torch.tensor([high, low], dtype=torch.float64) ** (1 / rho)
+    ratio = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, num_steps, dtype=torch.float64))
+    ratio = ratio**rho
+    times = ratio / (1 + ratio)
+    times[0] = 1.0  # where chapter 04 starts
+    return F.pad(times, (0, 1))
+
+
+def flow_denoise(net, label):
+    """denoise(x, alpha, sigma) for `solve`: x0 from a velocity network, kept within [-1, 1]."""
+
+    @torch.no_grad()
+    def denoise(x, alpha, sigma):
+        t = torch.full((len(x),), float(sigma), device=x.device)
+        with autocast(x.device):
+            velocity = net(x, t, label)
+        return (x - float(sigma) * velocity.float()).clamp(-1, 1)
+
+    return denoise
+
+
 def sampled_width(width, times, schedule, eta=0.0, fresh="never"):
     """The width of what a sampler draws for data N(0, width^2), exact prediction: eq. (14).
 
@@ -345,10 +391,21 @@ def langevin(score, x, alpha, sigma, num_steps, generator=None, size=0.3):
     return x
 
 
-def annealed_langevin(score, x, times, schedule, num_langevin, generator=None):
+def annealed_langevin(score, x, times, schedule, num_langevin, generator=None, size=0.3):
     """num_langevin Langevin steps at each of the times, from noise down: Song & Ermon 2019."""
     for t in times:
-        x = langevin(score, x, *coefficients(t, schedule), num_langevin, generator)
+        x = langevin(score, x, *coefficients(t, schedule), num_langevin, generator, size)
+    return x
+
+
+def predict_correct(score, x, times, schedule, num_langevin, noise_scale=0.0, generator=None):
+    """A step of eq. (5), then Langevin steps at the level reached: Song 2020.
+
+    The step to time 0 is left out: there is no noise there.
+    """
+    for t, later in zip(times[:-2], times[1:-1], strict=True):
+        x = simulate(score, x, (t, later), schedule, noise_scale, generator)
+        x = langevin(score, x, *coefficients(later, schedule), num_langevin, generator)
     return x
 
 
@@ -411,27 +468,18 @@ class DiT(nn.Module):
         return F.pixel_shuffle(patches.reshape(-1, 16, 7, 7), 4)
 
 
-def train_flow(net, data, num_steps, lr=2e-3, seed=0, device="cpu"):
-    """Train a velocity network on `Digits`; returns its EMA copy and the losses."""
-    random = torch.Generator().manual_seed(seed)
-    net = net.to(device).train()
-    average = copy.deepcopy(net).requires_grad_(False)
-    opt = torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
-    schedule = make_schedule("rectified flow")
-    history = History()
-    for step, (images, label) in steps(data, num_steps, 64, device, history, seed):
-        for group in opt.param_groups:
-            group["lr"] = learning_rate(step, num_steps, lr)
-        label = drop_labels(label, generator=random)
-        with autocast(device):
-            x0 = to_signed(images)
-            loss = denoising_loss(net, x0, schedule, "velocity", random, label, middle=True)
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        update_ema(average, net, min(0.98, step / (step + 10)))
-        history.log(loss=loss)
-    return average.eval(), history["loss"]
+def average_velocity_loss(net, x0, generator=None):
+    """Eq. (21) as a loss, for data x0 (N, d) and net(x, t) -> (N, d), t (N, 1): Geng 2025.
+
+    Their second time is 0 here.
+    """
+    t = torch.rand(len(x0), 1, generator=generator)
+    eps = torch.randn(x0.shape, generator=generator)
+    x = (1 - t) * x0 + t * eps
+    velocity = eps - x0
+    average, change = torch.func.jvp(net, (x, t), (velocity, torch.ones_like(t)))
+    target = velocity - t * change
+    return (average - target.detach()).square().mean()
 
 
 @torch.no_grad()

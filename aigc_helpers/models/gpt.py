@@ -2,11 +2,13 @@
 
 import collections
 import math
-import re
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+
+from aigc_helpers.arguments import require_context, require_logits, require_prompt
+from aigc_helpers.arguments import require_settings, require_windows
 
 
 class Characters:
@@ -89,38 +91,32 @@ class NGramModel:
         return -torch.tensor(p).log()
 
 
-def causal_mask(T, S=None):
-    """(T, S) bool: what the last T of S positions may attend to: themselves, the past."""
-    S = T if S is None else S
-    return torch.ones(T, S, dtype=torch.bool).tril(S - T)
-
-
 def attention(q, k, v, mask=None):
-    """Eq. (6): values (..., T, d) and weights (..., T, S).
+    """Eq. (6): results (..., T, d) and weights (..., T, S).
 
-    q (..., T, d), k and v (..., S, d), mask (T, S) bool
+    q (..., T, d), k and v (..., S, d); mask (T, S) bool, True where t may take from s
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    weights = scores.softmax(dim=-1)                   # over the keys
+    weights = scores.softmax(dim=-1)                   # over the keys: each row adds up to 1
     return weights @ v, weights
 
 
+@torch.no_grad()
 def influence(function, h):
-    """(T, T): how much function(h)[0, t] feels h[0, s], for h (1, T, D); row t, column s.
+    """(T, T): how far function(h)[0, t] moves when h[0, s] is changed, for h (1, T, D).
 
-    The outputs of a position are many; each is weighted by a fixed random number, so that no leak
-    cancels by accident.
+    Row t, column s; the change is the same random row at each position.
     """
-    h = h.detach().requires_grad_()
-    out = function(h)[0]                                       # (T, outputs)
-    direction = torch.randn(out.shape[-1], generator=torch.Generator().manual_seed(0))
-    rows = []
-    for output in out:
-        felt = torch.autograd.grad(output @ direction, h, retain_graph=True)[0][0]     # (T, D)
-        rows.append(felt.norm(dim=-1))
-    return torch.stack(rows)
+    change = torch.randn(h.shape[-1], generator=torch.Generator().manual_seed(0))
+    before = function(h)[0]                                    # (T, outputs)
+    columns = []
+    for s in range(h.shape[1]):
+        changed = h.clone()
+        changed[0, s] += change
+        columns.append((function(changed)[0] - before).norm(dim=-1))       # (T,)
+    return torch.stack(columns, dim=1)
 
 
 class SelfAttention(nn.Module):
@@ -132,7 +128,7 @@ class SelfAttention(nn.Module):
             raise ValueError(f"width {width} cannot be cut into {num_heads} equal heads")
         self.num_heads = num_heads
         self.causal = causal
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width)                 # W_Q, W_K, W_V side by side
         self.out = nn.Linear(width, width)
 
     def split(self, h):
@@ -141,18 +137,14 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(h).view(N, T, 3, self.num_heads, D // self.num_heads)
         return qkv.permute(2, 0, 3, 1, 4)                      # (3, N, heads, T, d)
 
-    def forward(self, h, cache=None):
-        q, k, v = self.split(h)                                # each (N, heads, T, d)
-        if cache is not None:
-            k, v = cache.extend(self, k, v)                    # (N, heads, S, d), S >= T
-        T = q.shape[2]
-        S = k.shape[2]
-        if T == S:
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        else:                                                  # T new positions after S - T old
-            mask = causal_mask(T, S).to(q.device)
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(mixed.transpose(1, 2).flatten(2))      # (N, T, heads, d) -> (N, T, D)
+    def join(self, mixed):
+        """The heads (N, heads, T, d) side by side, mixed once more: (N, T, D)."""
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def forward(self, h):
+        q, k, v = self.split(h)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)     # eq. (6)
+        return self.join(mixed)
 
 
 class MLP(nn.Module):
@@ -177,8 +169,8 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = MLP(width)
 
-    def forward(self, h, cache=None):
-        h = h + self.attention(self.norm1(h), cache)
+    def forward(self, h):
+        h = h + self.attention(self.norm1(h))
         return h + self.mlp(self.norm2(h))
 
 
@@ -206,11 +198,7 @@ class GPT(nn.Module):
     def embed(self, tokens, start=0):
         """h (N, T, D) at the entrance, for tokens (N, T) at positions start, start + 1, ..."""
         end = start + tokens.shape[1]
-        if tokens.shape[1] == 0:
-            raise ValueError("there are no tokens: give at least one, say that of a new line")
-        if end > self.context:
-            message = f"{end} tokens are more than the context of {self.context} holds"
-            raise ValueError(f"{message}: give the last ones only")
+        require_context(end if tokens.shape[1] else 0, self.context)
         return self.token(tokens) + self.position.weight[start:end]
 
     def read_out(self, h):
@@ -219,25 +207,28 @@ class GPT(nn.Module):
         return logits.float()
 
     def forward(self, tokens, cache=None):
-        h = self.embed(tokens, len(cache) if cache is not None else 0)
+        if cache is not None:
+            return with_cache(self, tokens, cache)             # section 6
+        h = self.embed(tokens)
         for block in self.blocks:
-            h = block(h, cache)
+            h = block(h)
         return self.read_out(h)
 
 
+@torch.no_grad()
 def future_share(model, tokens):
-    """Of all that the logits feel from the embeddings of tokens (T,), the share from later ones.
+    """Change one of tokens (T,) after another: of all that the logits move, the share before it.
 
     It is 0 for a causal model.
     """
-
-    def above(h):
-        for block in model.blocks:
-            h = block(h)
-        return model.read_out(h).log_softmax(dim=-1)
-
-    felt = influence(above, model.embed(tokens[None]))
-    return (felt.triu(1).sum() / felt.sum()).item()
+    before = model(tokens[None])[0]                            # (T, V)
+    columns = []
+    for s in range(len(tokens)):
+        changed = tokens.clone()
+        changed[s] = (changed[s] + 1) % before.shape[-1]
+        columns.append((model(changed[None])[0] - before).norm(dim=-1))    # (T,)
+    moved = torch.stack(columns, dim=1)                        # row t, column s
+    return (moved.triu(1).sum() / moved.sum()).item()
 
 
 def next_token_loss(model, tokens):
@@ -249,9 +240,7 @@ def next_token_loss(model, tokens):
 @torch.no_grad()
 def losses_by_position(model, tokens, rows=64):
     """-log p, nats, of every token: tokens (T,) are cut into n windows; returns (n, context)."""
-    if len(tokens) <= model.context:
-        least = model.context + 1
-        raise ValueError(f"{len(tokens)} tokens make no window: give {least} or more")
+    require_windows(len(tokens), model.context)
     windows = tokens.unfold(0, model.context + 1, model.context)
     parts = []
     for batch in windows.split(rows):
@@ -284,42 +273,6 @@ def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     return p / p.sum(dim=-1, keepdim=True)
 
 
-def require_settings(temperature, top_k, top_p):
-    """Raise ValueError, naming the argument, for settings of a sampler that mean nothing."""
-    if not isinstance(temperature, int | float) or not 0 <= temperature < math.inf:   # NaN fails
-        raise ValueError(f"temperature must be a finite number, 0 or above, got {temperature!r}")
-    whole = isinstance(top_k, int) and not isinstance(top_k, bool)
-    if top_k is not None and not (whole and top_k >= 1):
-        message = f"top_k must be a whole number, 1 or above, got {top_k!r}"
-        raise ValueError(f"{message}; None keeps all tokens")
-    if top_p is not None and not (isinstance(top_p, int | float) and 0 < top_p <= 1):
-        message = f"top_p must be a number above 0 and at most 1, got {top_p!r}"
-        raise ValueError(f"{message}; None keeps all tokens")
-
-
-def require_logits(logits):
-    """The logits (..., V) in float32. Raises ValueError where they give no probabilities."""
-    if not torch.is_tensor(logits) or logits.ndim == 0 or logits.shape[-1] == 0:
-        raise ValueError(f"logits must be a tensor (..., V) with V at least 1, got {logits!r}")
-    logits = logits.float()
-    largest = logits.amax(dim=-1)                              # NaN if one of them is
-    if not largest.isfinite().all():
-        raise ValueError(
-            "logits must be numbers below infinity, and in each row at least one of them finite; "
-            "a NaN often means that the training has diverged"
-        )
-    return logits
-
-
-def require_prompt(tokens, num_new):
-    """Raise ValueError unless tokens are (N, T), T at least 1, and num_new a whole number."""
-    if not torch.is_tensor(tokens) or tokens.ndim != 2 or tokens.shape[1] == 0:
-        got = tuple(tokens.shape) if torch.is_tensor(tokens) else tokens
-        raise ValueError(f"tokens must be (N, T) with T at least 1 (say, a new line), got {got!r}")
-    if not isinstance(num_new, int) or num_new < 0:
-        raise ValueError(f"num_new must be a whole number, 0 or above, got {num_new!r}")
-
-
 class Cache:
     """The keys and values of all positions read so far, for each attention layer."""
 
@@ -341,6 +294,27 @@ class Cache:
             return 0
         k, _ = next(iter(self.kept.values()))                  # any layer's: (N, heads, S, d)
         return k.shape[2]
+
+
+def causal_mask(T, S=None):
+    """(T, S) bool: what the last T of S positions may take from: themselves, and the past."""
+    S = T if S is None else S
+    return torch.ones(S, S, dtype=torch.bool).tril()[S - T :]
+
+
+def with_cache(model, tokens, cache):
+    """Eq. (13): logits (N, T, V) for T new tokens, which follow those that the cache has read."""
+    T = tokens.shape[1]
+    h = model.embed(tokens, start=len(cache))
+    mask = causal_mask(T, len(cache) + T).to(h.device)
+    for block in model.blocks:
+        layer = block.attention
+        q, k, v = layer.split(block.norm1(h))                  # of the new positions only
+        k, v = cache.extend(layer, k, v)                       # (N, heads, S, d): old and new
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        h = h + layer.join(mixed)
+        h = h + block.mlp(block.norm2(h))
+    return model.read_out(h)
 
 
 def next_logits(model, tokens, cache=None):
@@ -440,12 +414,7 @@ def sliding_window_loss(model, tokens, stride, rows=64):
     A window of `context` tokens moves on by `stride`, and its last `stride` predictions are scored:
     each has more than context - stride tokens to go by. Of the first window all are scored.
     """
-    if not 1 <= stride <= model.context:
-        most = f"{model.context}, the model's context"
-        raise ValueError(f"stride must be 1 to {most}, got {stride!r}")
-    if len(tokens) <= model.context:
-        least = model.context + 1
-        raise ValueError(f"{len(tokens)} tokens make no window: give {least} or more")
+    require_windows(len(tokens), model.context, stride)
     parts = []
     for batch in tokens.unfold(0, model.context + 1, stride).split(rows):
         logits = model(batch[:, :-1])                          # (windows, context, V)
@@ -454,63 +423,3 @@ def sliding_window_loss(model, tokens, stride, rows=64):
             parts.append(losses[0, :-stride])                  # the beginning of the first window
         parts.append(losses[:, -stride:].flatten())
     return torch.cat(parts)
-
-
-# GPT-2's names -> ours: of what stands outside of the blocks, and of the parts of a block.
-GPT2_OUTSIDE = {
-    "wte.weight": "token.weight",
-    "wpe.weight": "position.weight",
-    "ln_f.weight": "norm.weight",
-    "ln_f.bias": "norm.bias",
-}
-GPT2_PARTS = {
-    "ln_1": "norm1",
-    "attn.c_attn": "attention.qkv",
-    "attn.c_proj": "attention.out",
-    "ln_2": "norm2",
-    "mlp.c_fc": "mlp.up",
-    "mlp.c_proj": "mlp.down",
-}
-
-
-def rename_gpt2(name):
-    """Our name of one of GPT-2's weights. Raises ValueError for one that GPT has not."""
-    if name in GPT2_OUTSIDE:
-        return GPT2_OUTSIDE[name]
-    found = re.fullmatch(r"h\.(\d+)\.(.+)\.(weight|bias)", name)
-    if found is None or found[2] not in GPT2_PARTS:
-        raise ValueError(f"from_gpt2: GPT has no place for the weights {name!r}")
-    return f"blocks.{found[1]}.{GPT2_PARTS[found[2]]}.{found[3]}"
-
-
-def from_gpt2(state, config=None, num_heads=None):
-    """Weights of `transformers`' GPT-2 language model (a state dict) under the names of GPT above.
-
-    The weights do not say for how many heads they were trained, and those of 8 heads fit into 4
-    without a word: hand over the library's `config` and our `num_heads`, and they are compared.
-    Raises ValueError for a model whose logits GPT would not compute.
-    """
-    if config is not None:
-        require_like_gpt(config, num_heads)
-    state = {name.removeprefix("transformer."): weight for name, weight in state.items()}
-    head = state.pop("lm_head.weight", None)
-    if head is not None and not torch.equal(head, state.get("wte.weight", head[:0])):
-        raise ValueError("from_gpt2: lm_head.weight is not wte.weight, but the head of GPT is tied")
-    ours = {}
-    for name, weight in state.items():
-        if name.endswith((".attn.bias", ".attn.masked_bias")):  # the mask, in old files
-            continue
-        # Theirs are stored (inputs, outputs), ours the other way; embeddings are (rows, D) in both.
-        turned = name.startswith("h.") and weight.ndim == 2
-        ours[rename_gpt2(name)] = weight.T if turned else weight
-    return ours
-
-
-def require_like_gpt(config, num_heads):
-    """Raise ValueError for a configuration of GPT-2 that a GPT with num_heads does not compute."""
-    wanted = {"n_head": num_heads, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
-    wanted |= {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
-    for name, value in wanted.items():
-        found = getattr(config, name)
-        if found != value:
-            raise ValueError(f"from_gpt2: {name} is {found!r} there and {value!r} in our GPT")

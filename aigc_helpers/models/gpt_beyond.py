@@ -13,7 +13,7 @@ from aigc_helpers.models.gpt import causal_mask, generate, next_token_loss
 from aigc_helpers.training import autocast
 
 
-PIECES = re.compile(r" ?\w+| ?[^\w\s]+|\s+")  # words, signs, white space
+PIECES = re.compile(r" ?\w+| ?[^\w\s]+|\s+")  # words, punctuation, white space
 
 
 def spell(piece):
@@ -62,7 +62,7 @@ class PairCounts:
         return best if self.counts[best] else None
 
     def merge(self, pair, new):
-        """Write the pair as one token in each word that has it, and mend the counts."""
+        """Write the pair as one token in each word that has it, and update the counts."""
         for word in list(self.words_with.pop(pair)):
             self.count(word, -self.frequency[word])            # its old pairs go
             self.tokens[word] = merge_pair(self.tokens[word], pair, new)
@@ -147,15 +147,15 @@ def bits_per_byte(nats, text):
     return nats / math.log(2) / len(text.encode())
 
 
-def rotate(x, start=0):
+def rotate(x, start=0, rope_theta=10000.0):
     """Rotary positions, eq. (4): x (N, heads, T, d) at positions start, start + 1, ...
 
-    The angles are 10000^(-2i/d) a position, i = 0 ... d/2 - 1. Raises ValueError for an odd d.
+    The angles are rope_theta^(-2i/d) a position, i = 0 ... d/2 - 1. Raises ValueError for an odd d.
     """
     T, d = x.shape[-2:]
     if d % 2:
         raise ValueError(f"rotate: the width of a head must be even, to be cut into pairs, got {d}")
-    theta = 10000.0 ** (-torch.arange(0, d, 2, device=x.device) / d)
+    theta = rope_theta ** (-torch.arange(0, d, 2, device=x.device) / d)
     positions = start + torch.arange(T, device=x.device)
     angle = positions[:, None] * theta                         # (T, d/2)
     cos = angle.cos().to(x.dtype)
@@ -168,8 +168,8 @@ class ModernAttention(nn.Module):
     """h (N, T, D) -> (N, T, D): causal attention with rotary positions, QK-norm, shared keys.
 
     kv_heads: how many heads of keys and values the num_heads heads of queries share; None: one for
-    each. qk_scale: a learnt factor for each number of a normalised query (many models have a
-    second one for the keys). Raises ValueError for a width that cannot be cut up so.
+    each. qk_scale, key_scale: a learnt factor for each number of a normalised query, or key.
+    rope_theta: of `rotate`; eps: of the norms. Raises ValueError for a width that cannot be cut up.
     """
 
     def __init__(
@@ -180,7 +180,10 @@ class ModernAttention(nn.Module):
         rotary=True,
         qk_norm=True,
         qk_scale=False,
+        key_scale=False,
         causal=True,
+        rope_theta=10000.0,
+        eps=1e-6,
     ):
         super().__init__()
         require_whole("ModernAttention", "num_heads", num_heads, least=1)
@@ -196,12 +199,15 @@ class ModernAttention(nn.Module):
         self.rotary = rotary
         self.qk_norm = qk_norm
         self.causal = causal
+        self.rope_theta = rope_theta
+        self.eps = eps
         d = width // num_heads
         self.q = nn.Linear(width, width, bias=False)
         self.k = nn.Linear(width, kv_heads * d, bias=False)
         self.v = nn.Linear(width, kv_heads * d, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.scale = nn.Parameter(torch.ones(d)) if qk_scale else None
+        self.key_scale = nn.Parameter(torch.ones(d)) if key_scale else None
 
     def split(self, h, start=0):
         """Queries (N, heads, T, d), keys and values (N, kv_heads, T, d) of h (N, T, D)."""
@@ -211,13 +217,15 @@ class ModernAttention(nn.Module):
         k = self.k(h).view(N, T, self.kv_heads, d).transpose(1, 2)
         v = self.v(h).view(N, T, self.kv_heads, d).transpose(1, 2)
         if self.qk_norm:
-            q = F.rms_norm(q, (d,), eps=1e-6)
-            k = F.rms_norm(k, (d,), eps=1e-6)
+            q = F.rms_norm(q, (d,), eps=self.eps)
+            k = F.rms_norm(k, (d,), eps=self.eps)
         if self.scale is not None:
             q = q * self.scale.to(q.dtype)
+        if self.key_scale is not None:
+            k = k * self.key_scale.to(k.dtype)
         if self.rotary:
-            q = rotate(q, start)
-            k = rotate(k, start)
+            q = rotate(q, start, self.rope_theta)
+            k = rotate(k, start, self.rope_theta)
         return q, k, v
 
     def forward(self, h, cache=None):
@@ -227,7 +235,7 @@ class ModernAttention(nn.Module):
         if cache is not None:
             k, v = cache.extend(self, k, v)                    # (N, kv_heads, S, d)
         shared = self.num_heads // self.kv_heads
-        if shared > 1:                                         # each is read by so many heads
+        if shared > 1:                                         # copies: only the cache shrinks
             k = k.repeat_interleave(shared, dim=1)
             v = v.repeat_interleave(shared, dim=1)
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
@@ -277,7 +285,7 @@ class Experts(nn.Module):
         self.router = nn.Linear(width, num_experts, bias=False)
         self.experts = nn.ModuleList(PlainMLP(width) for _ in range(num_experts))
         self.load = None                                       # shares of the last forward pass
-        self.balance = None                                    # its load-balance loss
+        self.balance = None                                    # its loss, until it is taken
 
     def forward(self, h):
         flat = h.reshape(-1, h.shape[-1])                      # (positions, D)
@@ -309,15 +317,15 @@ def make_mlp(kind, width):
 class ModernBlock(nn.Module):
     """h (N, T, D) -> (N, T, D): attention, then an MLP, each added to the residual stream.
 
-    norm: "RMS" or "layer". mlp: one of MLPS. parts: of `ModernAttention`.
+    norm: "RMS" or "layer". mlp: one of MLPS. eps: of all norms. parts: of `ModernAttention`.
     """
 
-    def __init__(self, width, num_heads, norm="RMS", mlp="squared ReLU", **parts):
+    def __init__(self, width, num_heads, norm="RMS", mlp="squared ReLU", eps=1e-6, **parts):
         super().__init__()
         require_one_of("ModernBlock", "norm", norm, ("RMS", "layer"))
-        self.norm1 = nn.RMSNorm(width, eps=1e-6) if norm == "RMS" else nn.LayerNorm(width)
-        self.attention = ModernAttention(width, num_heads, **parts)
-        self.norm2 = nn.RMSNorm(width, eps=1e-6) if norm == "RMS" else nn.LayerNorm(width)
+        self.norm1 = nn.RMSNorm(width, eps=eps) if norm == "RMS" else nn.LayerNorm(width)
+        self.attention = ModernAttention(width, num_heads, eps=eps, **parts)
+        self.norm2 = nn.RMSNorm(width, eps=eps) if norm == "RMS" else nn.LayerNorm(width)
         self.mlp = make_mlp(mlp, width)
         for name, weight in self.named_parameters():
             if name.endswith(("out.weight", "down.weight")):   # at first the block adds nothing
@@ -331,12 +339,14 @@ class ModernBlock(nn.Module):
 
 
 class ModernGPT(nn.Module):
-    """Tokens (N, T) -> logits (N, T, V): a GPT with today's parts.
+    """Tokens (N, T) -> logits (N, T, V): a GPT with the parts of this page.
 
     extra: None, or a module that makes (N, T, D) from tokens (N, T), which is added to the
-    embedding; its `reach` says how many tokens back it looks. rotary: if not, positions are learnt.
-    entrance_norm: whether h is normalised before the first block.
-    parts: norm, mlp, kv_heads, qk_norm, causal, see `ModernBlock` and `ModernAttention`.
+    embedding; its `reach` says how many tokens back it looks. rotary: if not, positions are learnt;
+    position_start: the standard deviation that their table begins with (None: 1, as the tokens').
+    entrance_norm: whether h is normalised before the first block (embedding norm).
+    eps: of all norms. parts: norm, mlp, kv_heads, qk_norm, qk_scale, key_scale, causal,
+    rope_theta: see `ModernBlock` and `ModernAttention`.
     With a Cache, the tokens are those that follow what the cache has read.
     Raises ValueError beyond the context, and for no tokens at all.
     """
@@ -350,7 +360,9 @@ class ModernGPT(nn.Module):
         num_blocks=4,
         extra=None,
         rotary=True,
+        position_start=None,
         entrance_norm=True,
+        eps=1e-6,
         **parts,
     ):
         super().__init__()
@@ -359,11 +371,15 @@ class ModernGPT(nn.Module):
         self.context = context
         self.token = nn.Embedding(vocab, width)
         self.position = None if rotary else nn.Embedding(context, width)
+        if position_start is not None and not rotary:
+            nn.init.normal_(self.position.weight, std=position_start)
         self.extra = extra
         self.entrance_norm = entrance_norm
-        blocks = [ModernBlock(width, num_heads, rotary=rotary, **parts) for _ in range(num_blocks)]
+        self.eps = eps
+        parts |= {"rotary": rotary, "eps": eps}
+        blocks = [ModernBlock(width, num_heads, **parts) for _ in range(num_blocks)]
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.norm = nn.RMSNorm(width, eps=eps)
         self.head = nn.Linear(width, vocab, bias=False)        # not tied to the embedding
         nn.init.zeros_(self.head.weight)
 
@@ -380,7 +396,7 @@ class ModernGPT(nn.Module):
             h = h + self.extra(tokens)
         if self.position is not None:
             h = h + self.position.weight[start:end]
-        return F.rms_norm(h, h.shape[-1:], eps=1e-6) if self.entrance_norm else h
+        return F.rms_norm(h, h.shape[-1:], eps=self.eps) if self.entrance_norm else h
 
     def read_out(self, h):
         """Logits (N, T, V) from h (N, T, D)."""
@@ -535,9 +551,10 @@ def make_optimizers(model, muon=True, matrix_rate=None, rate=5e-3):
 
 
 def set_rates(opts, step, num_steps):
-    """Learning rates for step 1 ... num_steps: up, level, and down to zero in a straight line.
+    """Learning rates for step 1 ... num_steps: warm-up, stable, decay to zero in straight lines.
 
-    Up in 20 steps (or a fifth of a short run), down in the last 60 % of the run.
+    Up in 20 steps (or a fifth of a short run), down in the last 60 % of the run. The peak rate is
+    what a group had at the first call; it is kept in the group as "full".
     """
     require_whole("set_rates", "num_steps", num_steps, least=1)
     require_whole("set_rates", "step", step, least=1, most=num_steps)
@@ -549,16 +566,23 @@ def set_rates(opts, step, num_steps):
 
 
 def balance_loss(model):
-    """The load-balance losses of all mixtures of experts in the model, added: eq. (8)."""
-    found = [part.balance for part in model.modules() if isinstance(part, Experts)]
-    return sum(found, torch.zeros(()))
+    """The load-balance losses of the last forward pass, eq. (8), added over all mixtures.
+
+    They are taken off the modules: a graph that stayed there could not be copied (`deepcopy`).
+    """
+    total = torch.zeros(())
+    for part in model.modules():
+        if isinstance(part, Experts) and part.balance is not None:
+            total = total + part.balance
+            part.balance = None
+    return total
 
 
 def train_step(model, opts, batch, device, balance=0.01):
     """One step of all optimisers on tokens (N, T + 1); returns the next-token loss."""
     with autocast(device):
         loss = next_token_loss(model, batch)
-    total = loss + balance * balance_loss(model) if balance else loss
+    total = loss + balance * balance_loss(model)
     for opt in opts:
         opt.zero_grad()
     total.backward()
@@ -567,8 +591,8 @@ def train_step(model, opts, batch, device, balance=0.01):
     return loss.detach()
 
 
-VARIANTS = {  # name -> what differs from the full model
-    "the full model": {},
+VARIANTS = {  # name -> what differs from the baseline
+    "the baseline": {},
     "LayerNorm for RMSNorm": {"norm": "layer"},
     "learned positions for rotary": {"rotary": False},
     "no QK-norm": {"qk_norm": False},
@@ -614,15 +638,17 @@ def train_for(model, opts, tokens, num_steps, batch_size, seed, balance=0.01):
 
 
 LLAMA_PARTS = {
-    "input_layernorm": "norm1",
-    "self_attn.q_proj": "attention.q",
-    "self_attn.k_proj": "attention.k",
-    "self_attn.v_proj": "attention.v",
-    "self_attn.o_proj": "attention.out",
-    "post_attention_layernorm": "norm2",
-    "mlp.gate_proj": "mlp.gate",
-    "mlp.up_proj": "mlp.up",
-    "mlp.down_proj": "mlp.down",
+    "input_layernorm": "norm1.weight",
+    "self_attn.q_proj": "attention.q.weight",
+    "self_attn.k_proj": "attention.k.weight",
+    "self_attn.v_proj": "attention.v.weight",
+    "self_attn.o_proj": "attention.out.weight",
+    "self_attn.q_norm": "attention.scale",
+    "self_attn.k_norm": "attention.key_scale",
+    "post_attention_layernorm": "norm2.weight",
+    "mlp.gate_proj": "mlp.gate.weight",
+    "mlp.up_proj": "mlp.up.weight",
+    "mlp.down_proj": "mlp.down.weight",
 }
 LLAMA_OUTSIDE = {
     "model.embed_tokens.weight": "token.weight",
@@ -632,13 +658,13 @@ LLAMA_OUTSIDE = {
 
 
 def rename_llama(name):
-    """Our name of one of Llama's weights. Raises ValueError for one that ModernGPT has not."""
+    """Our name of one of Llama's or Qwen3's weights. Raises ValueError for one that we have not."""
     if name in LLAMA_OUTSIDE:
         return LLAMA_OUTSIDE[name]
     found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
     if found is None or found[2] not in LLAMA_PARTS:
         raise ValueError(f"rename_llama: ModernGPT has no place for the weights {name!r}")
-    return f"blocks.{found[1]}.{LLAMA_PARTS[found[2]]}.weight"
+    return f"blocks.{found[1]}.{LLAMA_PARTS[found[2]]}"
 
 
 class LoRA(nn.Module):

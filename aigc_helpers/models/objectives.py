@@ -92,7 +92,10 @@ def next_loss(model, x, generator):
 
 
 def masked_loss(model, x, generator, share=0.15):
-    """Eq. (1), right, with about `share` of the letters hidden; at least one of a batch."""
+    """Eq. (1), right: the mean over all hidden letters of a batch, about `share` of its letters.
+
+    At least one is hidden.
+    """
     hidden = draw(x.shape, generator, x.device) < share
     hidden[0, 0] |= ~hidden.any()
     return gap_nll(model, x, hidden)[hidden].mean()
@@ -184,11 +187,10 @@ def hide_exactly(x, num_hidden, generator):
     return rank < num_hidden[:, None]
 
 
-@torch.no_grad()
 def gap_costs(model, x, generator):
     """For each window of x (N, T): how many letters were hidden, and their mean cost: eq. (9).
 
-    The numbers of gaps are spread evenly over 1 ... T. The mean of the costs estimates L / T.
+    The numbers of gaps are spread uniformly over 1 ... T. The mean of the costs estimates L / T.
     """
     N, T = x.shape
     num_hidden = (draw_times(N, generator, x.device)[:, 0] * T).ceil().long()     # 1 ... T
@@ -197,6 +199,13 @@ def gap_costs(model, x, generator):
     return num_hidden, (nll * hidden).sum(dim=1) / num_hidden
 
 
+def gap_count_loss(model, x, generator):
+    """Eq. (9) as a loss to train with: m drawn uniformly, a mean inside each window."""
+    _, costs = gap_costs(model, x, generator)
+    return costs.mean()
+
+
+@torch.no_grad()
 def estimate_bound(model, x, draws, generator):
     """The bound (9), nats per letter, of windows x (N, T), from several draws of gaps.
 
@@ -209,13 +218,31 @@ def estimate_bound(model, x, draws, generator):
     return costs.mean().item(), error.item(), counts, costs
 
 
-ORDERINGS = ("random", "from the left", "from the right", "surest first")
+@torch.no_grad()
+def cost_in_order(model, x, order):
+    """-log p, nats (N,), of windows x (N, T) written in the orders `order` (N, T): eq. (4).
+
+    order[n, k] is the position of window n that is written as its (k + 1)-th. T evaluations.
+    """
+    tokens = torch.full_like(x, model.mask)
+    rows = torch.arange(len(x), device=x.device)
+    cost = torch.zeros(len(x), device=x.device)
+    for position in order.T:
+        letter = x[rows, position]
+        log_p = model(tokens)[rows, position].log_softmax(dim=-1)
+        cost = cost - log_p[rows, letter]
+        tokens[rows, position] = letter
+    return cost
 
 
-def rank_gaps(p, hidden, ordering, generator):
+ORDERINGS = ("random", "from the left", "from the right", "surest first", "likeliest draw first")
+
+
+def rank_gaps(p, hidden, ordering, generator, drawn=None):
     """Which gap is filled first: ranks (N, T), 0 for the first; visible positions come last.
 
-    p (N, T, V) are the network's probabilities, hidden (N, T) is bool.
+    p (N, T, V) are the network's probabilities, hidden (N, T) is bool. drawn (N, T) are the letters
+    that were drawn: only "likeliest draw first" looks at them.
     """
     N, T = hidden.shape
     if ordering not in ORDERINGS:
@@ -224,6 +251,8 @@ def rank_gaps(p, hidden, ordering, generator):
         score = draw((N, T), generator, hidden.device)
     elif ordering == "surest first":
         score = p.amax(dim=-1)                                 # of the likeliest letter
+    elif ordering == "likeliest draw first":
+        score = p.gather(-1, drawn[..., None])[..., 0]         # of the letter that was drawn
     else:
         score = torch.arange(T, device=hidden.device).float().expand(N, T)
         score = -score if ordering == "from the left" else score
@@ -255,8 +284,9 @@ def unmask(model, tokens, num_steps, generator, ordering="random", temperature=1
             drawn = torch.multinomial(q, 1, generator=generator).view(tokens.shape)
         steps_left = num_steps - step + 1
         num_kept = (hidden.sum(dim=1, keepdim=True) / steps_left).ceil()
-        keep = hidden & (rank_gaps(p, hidden, ordering, generator) < num_kept)
-        tokens = torch.where(keep, drawn.to(tokens.device), tokens)
+        drawn = drawn.to(tokens.device)
+        keep = hidden & (rank_gaps(p, hidden, ordering, generator, drawn) < num_kept)
+        tokens = torch.where(keep, drawn, tokens)
         when = torch.where(keep, step, when)
     return tokens, when
 
@@ -308,19 +338,24 @@ def letter_log_probs(model, x, position, see_right=True):
 
 
 @torch.no_grad()
-def unmask_sure(model, tokens, threshold, generator):
-    """Fill the gaps of tokens (1, T): at each evaluation all whose likeliest letter has a
-    probability above `threshold`, and at least the surest one. Returns tokens, evaluations."""
+def unmask_sure(model, tokens, threshold, generator, temperature=1.0):
+    """Fill the gaps of tokens (N, T): at each evaluation all whose likeliest letter has a
+    probability above `threshold`, and in each window at least the surest one. A temperature of 0
+    takes the likeliest letter. Returns tokens, and how many evaluations each window needed (N,)."""
     tokens = tokens.clone()
-    evaluations = 0
+    evaluations = torch.zeros(len(tokens))
     while (tokens == model.mask).any():
         hidden = tokens == model.mask
         p = model(tokens).softmax(dim=-1)
         sure = p.amax(dim=-1).masked_fill(~hidden, -1.0)
-        keep = hidden & ((sure > threshold) | (sure == sure.amax()))
-        drawn = torch.multinomial(p[0].cpu(), 1, generator=generator).T.to(tokens.device)
+        keep = hidden & ((sure > threshold) | (sure == sure.amax(dim=1, keepdim=True)))
+        if temperature == 0:
+            drawn = p.argmax(dim=-1)
+        else:
+            drawn = torch.multinomial(p.flatten(0, 1).cpu(), 1, generator=generator)
+            drawn = drawn.view(tokens.shape).to(tokens.device)
         tokens = torch.where(keep, drawn, tokens)
-        evaluations += 1
+        evaluations += hidden.any(dim=1).cpu()
     return tokens, evaluations
 
 

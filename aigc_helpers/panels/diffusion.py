@@ -2,17 +2,19 @@
 
 diffusion_diagram()    the whole chapter in one picture
 forward_process()      a digit under noise, at any time of three schedules
+way_back()             noise on its way to a digit, by the network that comes with the series
 two_points_picture()   noisy numbers, the mean of what may be behind them, and the slope
 where_from()           a noisy point: what may be behind it, their mean, and the score
 ddim_picture(...)      one step of the sampler in the plane
 trajectories(...)      points on their way from noise to a ring
 crossing_picture(...)  straight lines that cross, and the flow of their mean velocity
 unet_shapes()          the shapes on the way through the U-Net
-training_curve(...)    the loss of a training, and how high it is at each time
+loss_by_time(...)      how high the loss is at each time, on digits of the training and on others
 denoised_estimate(...) what the network takes the clean digit to be, at one time
 sampling_steps(model)  the same noise through 5, 10, 20 and 50 network evaluations
 guidance_scale(...)    what guidance does to accuracy and to variety
 draw_and_finish(...)   a drawing of your own, noised and denoised
+clinic(...)            five clouds of points, one from a healthy model and four from sick ones
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import torch
 
 from aigc_helpers import plotting
 from aigc_helpers.data import load_digits, load_embedded_digits, to_signed, toy_2d, toy_modes
+from aigc_helpers.metrics import energy_distance, load_features
 from aigc_helpers.models import diffusion
 from aigc_helpers.models.diffusion import NO_LABEL, RECTIFIED_FLOW, SCHEDULES
 from aigc_helpers.panels.core import Panel, choice, frozen, slider
@@ -59,7 +62,8 @@ def _draw_picture(ax, image, limit, title):
 # ---------------------------------------------------------------- the chapter in one picture
 
 
-DIAGRAM_TIMES = (0, 2, 4, 6, 8)  # of the ten steps whose states are shown, from noise on
+DIAGRAM_TIMES = (0, 2, 4, 6, 8)  # of the eight steps whose states are shown, from noise on
+GOOD = 5  # a seed whose five is a good one
 
 
 def diffusion_diagram():
@@ -79,8 +83,26 @@ def diffusion_diagram():
     ax.text(2.79, 1.62, "forward: noise is added, by a formula", ha="center", color=plotting.INK)
     words = "backward: a network estimates the digit, and a part of the noise is removed"
     ax.text(2.79, 1.25, words, ha="center", color=plotting.INK, fontsize=9)
-    _draw_sheet(fig, 5.95, 0.25, 2.7, drawn, 6, "drawn by the network of section 8")
+    sheet = _draw_sheet(fig, 5.95, 0.25, 2.7, drawn, 6, "drawn by the network of section 8")
+    for number in misread(drawn, torch.arange(36) % 10):
+        _frame_tile(sheet, number, 6)
     return fig
+
+
+def misread(images, label):
+    """The numbers of those images that the classifier of chapter 01 reads as another digit."""
+    with torch.no_grad():
+        seen = load_features()(images).argmax(dim=1)
+    return (seen != label).nonzero().flatten().tolist()
+
+
+def _frame_tile(ax, number, ncols):
+    """A frame around one tile of `plotting.draw_images`."""
+    from matplotlib.patches import Rectangle
+
+    row, column = divmod(number, ncols)
+    corner = (29 * column + 0.5, 29 * row + 0.5)
+    ax.add_patch(Rectangle(corner, 28, 28, fill=False, edgecolor=plotting.ORANGE, linewidth=1.8))
 
 
 def finished_digits():
@@ -93,7 +115,7 @@ def finished_digits():
         model = load_model("diffusion")
     except (ValueError, RuntimeError):
         return [black[:1]] * 5, black
-    kept = diffusion.draw_digits(model, torch.tensor([5]), num_steps=8, generator=_seeded(3), keep=True)
+    kept = diffusion.draw_digits(model, torch.tensor([5]), num_steps=8, generator=_seeded(GOOD), keep=True)
     label = torch.arange(36) % 10
     drawn = diffusion.draw_digits(model, label, num_steps=20, generator=_seeded(4))
     return [kept[k] for k in DIAGRAM_TIMES], drawn
@@ -105,6 +127,7 @@ def _draw_sheet(fig, x, y, side, images, ncols, title):
     ax = fig.add_axes([x / width, y / height, side / width, side / height])
     plotting.draw_images(ax, images.clamp(-1, 1), ncols)
     ax.set_title(title, fontsize=10, pad=4)
+    return ax
 
 
 def _draw_arrow(ax, start, end, colour):
@@ -152,10 +175,10 @@ def forward_process():
             "seed": slider("noise seed", 0, 9, 0, step=1),
         },
         frames=[
-            ("Rectified flow, t = 0.3", {}),
-            ("Linear, t = 0.3", {"schedule": "linear"}),
+            ("Rectified flow, t = 0.4", {"t": 0.4}),
+            ("Linear, t = 0.4", {"schedule": "linear"}),
+            ("Rectified flow, t = 0.65", {"schedule": "rectified flow", "t": 0.65}),
             ("Cosine, t = 0.7", {"schedule": "cosine", "t": 0.7}),
-            ("Cosine, t = 1", {"t": 1.0}),
         ],
         alt="A digit under noise, the histogram of its pixels beside a bell curve, and the "
         "schedule's signal-to-noise curve.",
@@ -190,38 +213,94 @@ def _draw_ratio(ax, decibels, t):
     ax.set(xlabel="t", title="signal to noise, dB")
 
 
+# ---------------------------------------------------------------- noise on its way to a digit
+
+
+WAY_STEPS = 8
+
+
+def way_back():
+    """Pure noise on its way to a digit, in eight steps of DDIM, by the network whose weights are kept.
+
+    What moves: the digit that is asked for, the first noise, and the step that is shown.
+    What to see: at each step the network estimates the digit from what there is, and an eighth of the
+    noise is exchanged for it. The first estimate is a blur; the last is the digit.
+    """
+    model = load_model("diffusion")
+    kept = {}  # (digit, seed) -> the states and the estimates
+    margins = {"left": 0.01, "right": 0.99, "top": 0.86, "bottom": 0.02, "wspace": 0.08}
+    page = plotting.ReusableFigure(6.0, 2.3, margins, ncols=3)
+
+    def travel(digit, seed):
+        label = torch.tensor([digit])
+        noise = torch.randn(1, 1, 28, 28, generator=_seeded(seed))
+        network = diffusion.denoiser(model, RECTIFIED_FLOW, "velocity", label, clip=True)
+        estimates = []
+
+        def denoise(x, t):
+            estimates.append(network(x, t))
+            return estimates[-1]
+
+        states = diffusion.sample(denoise, noise, RECTIFIED_FLOW, WAY_STEPS, keep=True)
+        return states, estimates
+
+    def draw(digit, seed, step):
+        if (digit, seed) not in kept:
+            kept[digit, seed] = travel(digit, seed)
+        states, estimates = kept[digit, seed]
+        t = 1 - step / WAY_STEPS
+        fig, axes = page.wipe()
+        _draw_picture(axes[0], states[step], 1 + t, f"step {step}: t = {t:.2f}")
+        if step < WAY_STEPS:
+            _draw_picture(axes[1], estimates[step], 1, "the network's estimate")
+        else:
+            axes[1].set_axis_off()
+        _draw_picture(axes[2], states[-1], 1, "where it ends")
+        left = WAY_STEPS - step
+        return fig, f"{left} steps to go." if left else "Nothing is left to remove."
+
+    return Panel(
+        "From noise to a digit",
+        draw,
+        controls={
+            "digit": slider("draw a", 0, 9, 3, step=1),
+            "seed": slider("noise seed", 0, 19, 11, step=1),
+            "step": slider("step", 0, WAY_STEPS, 0, step=1),
+        },
+        frames=[(f"Step {step}", {"step": step}) for step in (0, 2, 4, 7)],
+        alt="A picture on its way from noise to a digit, the network's estimate of the digit at this "
+        "step, and the digit at which it ends.",
+    )
+
+
 # ---------------------------------------------------------------- what may be behind a noisy number
 
 
 def two_points_picture(times=(0.2, 0.5, 0.8)):
-    """Figure: data -1 and 1; at three times the density of x_t, E[x_0 | x_t], and its arrows."""
+    """Figure: data -1 and 1; at three times E[x_0 | x_t], and arrows from x_t to alpha times it."""
     centres = torch.tensor([[-1.0], [1.0]])
-    grid = torch.linspace(-3, 3, 241)[:, None]
-    fig, axes = plotting.figure(8.6, 2.7, ncols=3)
-    for ax, t in zip(axes, times, strict=True):
+    grid = torch.linspace(-2.5, 2.5, 241)[:, None]
+    fig, axes = plotting.figure(8.6, 4.3, ncols=3, nrows=2, height_ratios=[1.5, 1], sharex=True)
+    for column, t in enumerate(times):
+        top, low = axes[0][column], axes[1][column]
         alpha = RECTIFIED_FLOW.alpha(t)
-        sigma = RECTIFIED_FLOW.sigma(t)
         mean = diffusion.mixture_denoise(grid, t, RECTIFIED_FLOW, centres, 0.0)
-        bells = torch.exp(-((grid - alpha * centres.T) ** 2) / (2 * sigma**2))
-        density = bells.sum(dim=1)
-        ax.fill_between(grid[:, 0], 1.4 * density / density.max() - 3, -3, color="#DCEAF4")
-        ax.plot(grid, mean, color=plotting.ORANGE, label="E[x0 | x_t]")
-        ax.plot([-3, 3], [-3, 3], color=plotting.GREY, linewidth=0.8, linestyle=":")
-        spots = torch.linspace(-2.4, 2.4, 9)[:, None]
-        score = diffusion.score_from(
-            spots,
-            diffusion.mixture_denoise(spots, t, RECTIFIED_FLOW, centres, 0.0),
-            t,
-            RECTIFIED_FLOW,
-        )
-        base = torch.full((9,), -2.85)
-        step = (0.35 * score[:, 0] * sigma).clamp(-0.5, 0.5)
-        ax.quiver(
-            spots[:, 0], base, step, torch.zeros(9), color=plotting.GREEN,
-            angles="xy", scale_units="xy", scale=1, width=0.012, zorder=5,
-        )  # fmt: skip
-        ax.set(xlim=(-3, 3), ylim=(-3, 1.6), xlabel="x_t", yticks=[-1, 0, 1], title=f"t = {t:g}")
-    axes[0].legend(frameon=False, loc="upper left", fontsize=8)
+        bells = torch.exp(-((grid - alpha * centres.T) ** 2) / (2 * RECTIFIED_FLOW.sigma(t) ** 2))
+        density = bells.sum(dim=1) / bells.sum(dim=1).max()
+        top.plot([-2.5, 2.5], [-2.5, 2.5], color=plotting.GREY, linewidth=0.8, linestyle=":", label="x_t itself")
+        top.plot(grid, mean, color=plotting.ORANGE, label="estimate of x_0")
+        top.set(ylim=(-1.3, 1.3), yticks=[-1, 0, 1], title=f"t = {t:g}")
+        low.fill_between(grid[:, 0], density, color="#DCEAF4", label="density of x_t (height not to scale)")
+        spots = torch.tensor([-2.0, -1.2, -0.4, 0.3, 1.0, 1.8])[:, None]
+        estimate = diffusion.mixture_denoise(spots, t, RECTIFIED_FLOW, centres, 0.0)
+        for k, (x, end) in enumerate(zip(spots[:, 0], alpha * estimate[:, 0], strict=True)):
+            y = 0.92 - 0.16 * k
+            low.plot([x], [y], "x", color=plotting.INK, markersize=6, label="x_t" if k == 0 else None)
+            _draw_arrow(low, (x.item(), y), (end.item(), y), plotting.GREEN)
+        low.plot([], [], color=plotting.GREEN, label="from x_t to alpha times the estimate")
+        low.set(xlim=(-2.5, 2.5), ylim=(0, 1.05), xlabel="x_t", yticks=[])
+    handles = [pair for ax in axes[:, 0] for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
+    fig.legend(*zip(*handles, strict=True), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return fig
 
 
@@ -291,17 +370,21 @@ def ddim_picture(t=0.7, s=0.4):
     estimate = diffusion.mixture_denoise(x, t, RECTIFIED_FLOW, centres, width)
     new = diffusion.ddim_step(x, estimate, t, s, RECTIFIED_FLOW)
     many = diffusion.ddim_step(x.expand(60, 2), estimate.expand(60, 2), t, s, RECTIFIED_FLOW, 1.0, _seeded())
-    fig, ax = plotting.figure(7.0, 3.3, tight=False)
-    fig.subplots_adjust(0.01, 0.01, 0.52, 0.99)
-    ax.scatter(*centres.T, s=40, color=plotting.BLUE, label="the data's centres")
+    shrunk = RECTIFIED_FLOW.alpha(s) * estimate[0]
+    fig, ax = plotting.figure(7.4, 3.9, tight=False)
+    fig.subplots_adjust(0.01, 0.01, 0.53, 0.99)
+    ax.scatter(*centres.T, s=40, color=plotting.BLUE, label="the data's eight centres")
+    ax.plot(0, 0, "+", color=plotting.BLUE, markersize=9, label="the middle of the ring")
     ax.plot(*torch.cat([estimate, x]).T, ":", color=plotting.GREY, linewidth=1)
     ax.plot(*x[0], "X", color=plotting.INK, markersize=11, label=f"x at t = {t:g}")
-    ax.plot(*estimate[0], "*", color=plotting.ORANGE, markersize=16, label="estimate of x_0")
+    ax.plot(*estimate[0], "*", color=plotting.ORANGE, markersize=16, label="estimate of x_0", zorder=6)
+    words = f"{1 - s:g} times the estimate"
+    ax.plot(*shrunk, "*", color=plotting.ORANGE, markersize=14, fillstyle="none", label=words, zorder=6)
     ax.plot(*new[0], "o", color=plotting.INK, markersize=8, label=f"x at s = {s:g}, eta = 0")
     words = f"x at s = {s:g}, eta = 1, sixty times"
     ax.scatter(*many.T, s=7, color=plotting.GREEN, linewidths=0, zorder=1, label=words)
-    ax.set(xlim=(-0.7, 2.4), ylim=(-0.7, 2.4), xticks=[], yticks=[])
-    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    plotting.square(ax, 2.1)
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     return fig
 
 
@@ -334,8 +417,10 @@ def trajectories(net=None):
         now = min(num_steps, round(moment * num_steps))
         t = 1 - now / num_steps
         fig, ax = page.wipe()
-        _draw_trajectories(ax, state, points[: now + 1], max(0.02, t), denoise_by)
-        ax.set_title(f"eta = {eta:g}, {num_steps} steps: at t = {t:.2f}", fontsize=10)
+        arrows_at = max(0.02, t)
+        _draw_trajectories(ax, state, points[: now + 1], arrows_at, denoise_by, eta)
+        title = f"eta = {eta:g}, {num_steps} steps: points at t = {t:.2f}, arrows at t = {arrows_at:.2f}"
+        ax.set_title(title, fontsize=9)
         near = f"At the end {100 * state.share_near_modes():.0f} % lie on the ring's modes."
         trained = "" if net is None else f" Training step {state.step}."
         return fig, near + trained
@@ -365,7 +450,8 @@ def trajectories(net=None):
         controls=controls | {"denoise_by": choice("denoise by", [LEARNT, EXACT])},
         buttons={"New network": start_afresh},
         tick=state.train,
-        frames=frames[:2],
+        frames=[(f"After {k} steps of training", lambda k=k: state.train_anew(k)) for k in (0, 40, 100, 1000)],
+        reset=state.put_back,
         alt=alt,
     )
     return panel
@@ -380,10 +466,27 @@ class _Trajectories:
         self.data = toy_2d("ring", 8192, _seeded(4))
         self.generator = _seeded(9)
         self.points = []
-        self.made_for = None
+        self.given = net
+        self.put_back()
+
+    def put_back(self):
+        """Start again from a copy of the network that was given."""
+        self.generator.manual_seed(9)
         self.step = 0
         self.tries = 0
+        self.made_for = None
+        net = self.given
         self.take(net if net is None else copy.deepcopy(net).cpu().requires_grad_(True))
+
+    def train_anew(self, num_steps):
+        """A new network after so many steps: what the storyboard shows."""
+        self.generator.manual_seed(9)
+        self.tries = 0
+        self.made_for = None
+        self.start_afresh()
+        while self.step < num_steps:
+            self.train()
+        return {"denoise_by": LEARNT}
 
     def take(self, net):
         self.net = net
@@ -429,17 +532,26 @@ class _Trajectories:
         return (nearest < 3 * self.width).float().mean().item()
 
 
-def _draw_trajectories(ax, state, points, t, denoise_by):
-    """24 trajectories and the present points of all 400, over the score at time t."""
+PATHS = (plotting.BLUE, plotting.GREEN, plotting.PINK, plotting.INK, plotting.AMBER)
+
+
+def _draw_trajectories(ax, state, points, t, denoise_by, eta):
+    """A few trajectories and the present points of all 400, over the score at time t."""
     grid = plotting.plane(12, 3.0)
     with torch.no_grad():
         estimate = state.denoise(grid, t, denoise_by)
     score = t * diffusion.score_from(grid, estimate, t, RECTIFIED_FLOW)
     short = score / (score.norm(dim=1, keepdim=True) / 2.5).clamp_min(1)
     plotting.draw_arrows(ax, grid, short, plotting.SKY, 0.13)
-    ways = torch.stack(points)[:, :24]
-    ax.plot(*ways.movedim(2, 0), color=plotting.GREY, linewidth=0.8)
+    ways = torch.stack(points)
     plotting.draw_points(ax, fake=points[-1])
+    if eta == 0:
+        ax.plot(*ways[:, :24].movedim(2, 0), color=plotting.GREY, linewidth=0.9)
+        ax.plot(*ways[0, :24].T, ".", color=plotting.GREY, markersize=4)
+    else:
+        for k, colour in enumerate(PATHS):
+            ax.plot(*ways[:, k].T, color=colour, linewidth=1.2, zorder=6)
+            ax.plot(*ways[0, k], "o", color=colour, markersize=5, zorder=6)
     plotting.square(ax, 3.0)
 
 
@@ -470,32 +582,35 @@ def crossing_picture(lines, flow, x_lines, x_flow, times):
 
 def unet_shapes(c=48):
     """Figure: the shapes of an image on its way through the U-Net, and what joins it."""
-    fig, ax = plotting.canvas(3.0)
+    fig, ax = plotting.canvas(3.85)
     boxes = [
-        (0.1, 1.75, 1.25, "x\n1 × 28 × 28", plotting.GREY),
-        (1.65, 1.75, 1.35, "unshuffle\n4 × 14 × 14", plotting.GREY),
-        (3.3, 1.75, 1.35, f"Block\n{c} × 14 × 14", plotting.BLUE),
-        (3.3, 0.35, 2.2, f"Block, Attention, Block\n{2 * c} × 7 × 7", plotting.BLUE),
-        (5.85, 1.75, 1.35, f"Block\n{c} × 14 × 14", plotting.BLUE),
-        (7.45, 1.75, 1.25, "shuffle\n1 × 28 × 28", plotting.GREY),
+        (0.05, 1.75, 0.95, "x\n1 × 28²", plotting.GREY),
+        (1.2, 1.75, 1.5, f"unshuffle: 4 × 14²\nconv: {c} × 14²", plotting.GREY),
+        (2.95, 1.75, 1.2, f"Block\n{c} × 14²", plotting.BLUE),
+        (3.0, 0.25, 2.75, f"Block, Attention, Block\n{2 * c} × 7²", plotting.BLUE),
+        (4.95, 1.75, 1.2, f"Block\n{c} × 14²", plotting.BLUE),
+        (6.4, 1.75, 1.6, "conv: 4 × 14²\nshuffle: 1 × 28²", plotting.GREY),
+        (2.35, 3.0, 4.2, "e: the time embedding through an MLP,\nplus the embedding of the label", plotting.GREEN),
     ]
     for x, y, width, words, colour in boxes:
         _draw_box(ax, x, y, width, words, colour)
     arrows = [
-        ((1.37, 2.1), (1.63, 2.1)),
-        ((3.02, 2.1), (3.28, 2.1)),
-        ((4.0, 1.73), (4.0, 1.07)),
-        ((5.52, 0.7), (6.5, 1.73)),
-        ((4.67, 2.1), (5.83, 2.1)),
-        ((7.22, 2.1), (7.43, 2.1)),
+        ((1.02, 2.1), (1.18, 2.1)),
+        ((2.72, 2.1), (2.93, 2.1)),
+        ((3.4, 1.73), (3.4, 0.97)),
+        ((5.4, 0.97), (5.4, 1.73)),
+        ((4.17, 2.1), (4.93, 2.1)),
+        ((6.17, 2.1), (6.38, 2.1)),
+        ((8.02, 2.1), (8.3, 2.1)),
     ]
     for start, end in arrows:
         _draw_arrow(ax, start, end, plotting.INK)
-    ax.text(5.25, 2.2, "skip", ha="center", fontsize=9)
-    ax.text(3.92, 1.35, "down", ha="right", fontsize=9)
-    ax.text(6.2, 1.1, "up", ha="left", fontsize=9)
-    words = "e = MLP(time embedding of t) + embedding of the label: scales and shifts in every Block"
-    ax.text(4.4, 2.72, words, ha="center", fontsize=9)
+    for start, end in (((3.55, 2.98), (3.55, 2.47)), ((5.55, 2.98), (5.55, 2.47)), ((4.55, 2.98), (4.55, 0.97))):
+        _draw_arrow(ax, start, end, plotting.GREEN)
+    ax.text(4.34, 2.18, "skip", ha="center", fontsize=9)
+    ax.text(3.32, 1.3, "down: conv,\nstride 2", ha="right", va="center", fontsize=9)
+    ax.text(5.5, 1.3, "up: conv,\nshuffle", ha="left", va="center", fontsize=9)
+    ax.text(8.35, 2.1, "out", ha="left", va="center", fontsize=9)
     return fig
 
 
@@ -511,16 +626,13 @@ def _draw_box(ax, x, y, width, words, colour):
 # ---------------------------------------------------------------- the training
 
 
-def training_curve(losses, nothing, times, errors):
-    """Figure: the loss at each step with the line of predicting nothing, and the loss against t."""
-    fig, (left, right) = plotting.figure(8.4, 2.6, ncols=2)
-    plotting.draw_curves(left, {"loss": losses}, smooth_weight=0.97)
-    left.axhline(nothing, color=plotting.GREY, linestyle="--", linewidth=1)
-    left.text(len(losses), nothing * 1.05, "predicting 0", ha="right", va="bottom", fontsize=8)
-    left.set(xlabel="step", ylim=(0.05, 3))
-    plotting.log_axis(left)
-    right.plot(times, errors, "o-", color=plotting.ORANGE)
-    right.set(xlabel="t", ylim=(0, None), title="loss on test digits, by time")
+def loss_by_time(times, training, test):
+    """Figure: the loss at each time, on digits that the network was trained on and on others."""
+    fig, ax = plotting.figure(6.4, 2.7)
+    ax.plot(times, training, "s--", color=plotting.BLUE, label="digits of the training set")
+    ax.plot(times, test, "o-", color=plotting.ORANGE, label="test digits")
+    ax.set(xlabel="t", ylim=(0, None), title="squared error of the velocity, by time")
+    ax.legend(frameon=False)
     return fig
 
 
@@ -552,6 +664,7 @@ def denoised_estimate(model, digits):
         return x, x0_hat, eps_hat
 
     many = to_signed(digits.images[:50])
+    of_mean = _mean_square(to_signed(digits.images).mean(dim=0) - many)
     errors = [_mean_square(denoise(many, t, 7)[1] - many) for t in ERROR_TIMES]
     margins = {"left": 0.01, "right": 0.965, "top": 0.86, "bottom": 0.2, "wspace": 0.1}
     widths = [1, 1, 1, 0.25, 1]
@@ -566,7 +679,7 @@ def denoised_estimate(model, digits):
         _draw_picture(axes[0], x, 2, f"x at t = {t:.2f}")
         _draw_picture(axes[1], eps_hat, 2, "estimated noise")
         _draw_picture(axes[2], x0_hat, 1, "estimated digit")
-        _draw_errors(axes[4], errors, t, error)
+        _draw_errors(axes[4], errors, of_mean, t, error)
         return fig, f"Mean squared error of the estimated digit: {error:.3f}."
 
     return Panel(
@@ -581,8 +694,9 @@ def denoised_estimate(model, digits):
     )
 
 
-def _draw_errors(ax, errors, t, error):
-    """The mean error against the time, and this digit's error as a point."""
+def _draw_errors(ax, errors, of_mean, t, error):
+    """The mean error against the time, that of the mean image (dotted), and this digit's as a point."""
+    ax.axhline(of_mean, color=plotting.GREY, linewidth=1, linestyle=":")
     ax.plot(ERROR_TIMES, errors, color=plotting.BLUE)
     ax.plot([t], [min(error, 0.5)], "o", color=plotting.ORANGE, clip_on=False, zorder=5)
     ax.set(xlim=(0, 1), ylim=(0, 0.5), xticks=[0, 0.5, 1], yticks=[0, 0.25, 0.5])
@@ -715,14 +829,14 @@ def draw_and_finish(model, reader, vae, digits, use_pad=True):
         use_pad: False shows that list in any case.
 
     What moves: the drawing, the time that it is noised to, and the label that it comes back with.
-    Finish draws six results, each with fresh noise; Clear empties the pad.
+    Finish draws six results, each with fresh noise, guided by w; Clear empties the pad.
     What to see: the higher the time, the less of the drawing is left in what comes back.
     Source: Meng 2021, arXiv 2108.01073.
     """
     state = _Finisher(frozen(model), frozen(reader), frozen(vae), digits)
     first = SKETCHES["a seven"]
     pad = make_pad(first) if use_pad else None
-    start = {"t": 0.7, "label": AS_READ}
+    start = {"t": 0.7, "label": AS_READ, "w": 0}
     if pad is None:
         start["number"] = 0
         controls = {"number": slider("digit", 0, NUM_DIGITS - 1, 0, step=1)}
@@ -733,11 +847,12 @@ def draw_and_finish(model, reader, vae, digits, use_pad=True):
     controls |= {
         "t": slider("noise to t", 0.0, 1.0, start["t"], step=0.05),
         "label": choice("finish as", labels, AS_READ),
+        "w": slider("guidance w", 0, 4, 0, step=1),
     }
     margins = {"left": 0.01, "right": 0.99, "top": 0.9, "bottom": 0.12, "wspace": 0.12, "hspace": 0.4}
     page = plotting.ReusableFigure(6.0, 4.3, margins, ncols=3, nrows=2)
 
-    def draw(t, label, **given):
+    def draw(t, label, w, **given):
         state.look(**given)
         fig, axes = page.wipe()
         _draw_picture(axes[0][0], state.image, 1, "your drawing")
@@ -746,7 +861,7 @@ def draw_and_finish(model, reader, vae, digits, use_pad=True):
         _draw_picture(axes[1][0], state.noised(t), 1, f"noised to t = {t:.2f}")
         axes[1][1].set_axis_off()
         axes[1][2].set_axis_off()
-        results = state.results_for(t, label, given)
+        results = state.results_for(t, label, w, given)
         wait = torch.full((NUM_FINISHED, 1, 28, 28), -0.8)
         shown = wait if results is None else results
         title = "press Finish" if results is None else "finished by the model"
@@ -767,14 +882,16 @@ def draw_and_finish(model, reader, vae, digits, use_pad=True):
 
     buttons = {"Finish": lambda: finish(**panel.values)}
     presets = {}
-    frames = [(f"Finished from t = {t:g}", lambda t=t: finish(**start | {"t": t})) for t in (0.5, 0.7)]
+    shown = {
+        "Finished from t = 0.5": {"t": 0.5},
+        "Finished as a 1, from t = 0.7, w = 2": {"label": 1, "w": 2},
+    }
     if pad is not None:
         buttons["Clear"] = clear
         presets = {name: {"drawing": strokes} for name, strokes in SKETCHES.items()}
-        other = start | {"drawing": SKETCHES["an S"], "label": 8}
-        frames.append(("An S, finished as an 8", lambda: finish(**other)))
-        zigzag = start | {"drawing": SKETCHES["a zigzag"], "label": None, "t": 0.8}
-        frames.append(("A zigzag, without a label", lambda: finish(**zigzag)))
+        shown["An S, finished as an 8, w = 2"] = {"drawing": SKETCHES["an S"], "label": 8, "w": 2}
+        shown["A zigzag, without a label"] = {"drawing": SKETCHES["a zigzag"], "label": None, "t": 0.8}
+    frames = [(name, lambda changed=changed: finish(**start | changed)) for name, changed in shown.items()]
     panel = Panel(
         "Draw and finish",
         draw,
@@ -818,17 +935,18 @@ class _Finisher:
         return int(self.reading.argmax()) if label == AS_READ else label
 
     @torch.no_grad()
-    def finish(self, t, label, **given):
+    def finish(self, t, label, w, **given):
         self.look(**given)
         x0 = self.image.expand(NUM_FINISHED, -1, -1, -1)
         wanted = torch.full((NUM_FINISHED,), self.label_of(label))
         num_steps = max(1, round(20 * t))
-        self.results = diffusion.finish(self.model, x0, wanted, t, num_steps, self.generator)
-        self.made_for = (t, label, given)
+        model = diffusion.guided(self.model, w) if w else self.model
+        self.results = diffusion.finish(model, x0, wanted, t, num_steps, self.generator)
+        self.made_for = (t, label, w, given)
 
-    def results_for(self, t, label, given):
+    def results_for(self, t, label, w, given):
         """The results, if they were made for these values; else None."""
-        return self.results if self.made_for == (t, label, given) else None
+        return self.results if self.made_for == (t, label, w, given) else None
 
     def words(self, label, results):
         """The status line."""
@@ -850,3 +968,52 @@ def _draw_reading(ax, reading):
     ax.bar(range(10), reading.numpy(), color=colours)
     ax.set(ylim=(0, 1), yticks=[], title="read by a classifier")
     ax.set_xticks(range(10), [str(k) for k in range(10)])
+
+
+# ---------------------------------------------------------------- the clinic
+
+
+def clinic(flow_net, no_clock, start):
+    """Five clouds of points by DDPM from the same noise: one healthy model, and four with one mistake each.
+
+    Args:
+        flow_net: a trained `VelocityNet`.
+        no_clock: one that was trained and is used without the time.
+        start: the noise (N, 2).
+
+    Returns (figure, {letter: points}, {letter: what is wrong}). Which letter is which stands here, and not
+    on the page.
+    """
+    real = toy_2d("ring", len(start), _seeded(6))
+
+    def cloud(net, num_steps=10, schedule=RECTIFIED_FLOW):
+        with torch.no_grad():
+            return diffusion.sample(diffusion.denoiser(net, schedule), start, schedule, num_steps, 1.0, _seeded(6))
+
+    healthy = cloud(flow_net)
+    fresh = torch.randn(healthy.shape, generator=_seeded(7))
+    cases = {
+        "A": ("wrong schedule", cloud(flow_net, schedule=diffusion.make_schedule("cosine"))),
+        "B": ("too few steps", cloud(flow_net, 3)),
+        "C": ("healthy", healthy),
+        "D": ("noise to the end", healthy + RECTIFIED_FLOW.sigma(0.1) * fresh),  # for the step from 0.1 to 0
+        "E": ("no clock", cloud(no_clock)),
+    }
+    fig, axes = plotting.figure(9.0, 2.2, ncols=len(cases))
+    for ax, (letter, (_, points)) in zip(axes, cases.items(), strict=True):
+        plotting.draw_points(ax, real=real, fake=points, size=3)
+        plotting.square(ax, 2.8)
+        ax.set_title(letter)
+    points = {letter: points for letter, (_, points) in cases.items()}
+    return fig, points, {letter: name for letter, (name, _) in cases.items()}
+
+
+def clinic_row(points):
+    """What tells the clouds of `clinic` apart: a row of numbers for points (N, 2)."""
+    centres, width = toy_modes("ring")
+    nearest = torch.cdist(points, centres).min(dim=1).values
+    return {
+        "share in a mode": (nearest < 3 * width).float().mean().item(),
+        "energy distance": energy_distance(points, toy_2d("ring", 4000, _seeded(6))),
+        "median distance to a centre": nearest.median().item(),
+    }

@@ -17,7 +17,7 @@ from aigc_helpers.models.diffusion_beyond import (
     draw_consistent,
     guided_score,
     ks_distance,
-    langevin,
+    predict_correct,
     simulate,
     tilted_log_prob,
 )
@@ -44,14 +44,14 @@ def _start(seed, num=NUM_POINTS):
 # ---------------------------------------------------------------- one density, many ways
 
 
-def walk_of(mixture, churn, steps, drift, seed):
+def walk_of(mixture, noise_scale, steps, drift, seed):
     """All positions of the points from time 1 to time 0: a list of (N, 1)."""
     return simulate(
         mixture.score,
         _start(seed),
         _even(steps),
         SCHEDULE,
-        churn,
+        noise_scale,
         _seeded(100 + seed),
         pull=drift == "noise and its drift",
         keep=True,
@@ -61,7 +61,7 @@ def walk_of(mixture, churn, steps, drift, seed):
 def two_ways():
     """Trajectories from noise to three heaps on a line, and a histogram of all points at any time.
 
-    What moves: how much fresh noise is added (churn), whether its drift is added too, the number of
+    What moves: how much fresh noise is added (noise scale), whether its drift is added too, the number of
     steps, the time at which the histogram is taken, the seed.
     What to see: the trajectories change, the histogram does not, unless the drift is left out.
     Source: Song 2020, arXiv 2011.13456.
@@ -78,8 +78,8 @@ def two_ways():
             state.update(key=key, walk=walk_of(mixture, *key))
         return state["walk"]
 
-    def draw(churn, drift, steps, time, seed):
-        points = walk(churn, steps, drift, seed)
+    def draw(noise_scale, drift, steps, time, seed):
+        points = walk(noise_scale, steps, drift, seed)
         times = _even(steps)
         k = round((1 - time) * steps)
         moment = times[k].item()
@@ -89,7 +89,7 @@ def two_ways():
         left.plot(times, lines, linewidth=0.9)
         left.axvline(moment, color=plotting.INK, linestyle="--", linewidth=1.2)
         left.set(xlim=(1.0, 0.0), ylim=(-4, 4), xlabel="t")
-        left.set_title(f"churn {churn:g}, {drift}", fontsize=10)
+        left.set_title(f"noise scale {noise_scale:g}, {drift}", fontsize=10)
         shown = points[k][:, 0].clamp(-4, 4)
         right.hist(shown, bins=64, range=(-4, 4), **BARS)
         right.plot(line, mixture.log_prob(line, *level).exp(), color=plotting.ORANGE)
@@ -102,16 +102,16 @@ def two_ways():
         "Two ways back",
         draw,
         controls={
-            "churn": slider("churn", 0.0, 2.0, 0.0, step=0.25),
+            "noise_scale": slider("noise scale", 0.0, 2.0, 0.0, step=0.25),
             "drift": choice("what is added", ["noise and its drift", "noise alone"]),
             "steps": slider("steps", 10, 100, 60, step=10),
             "time": slider("time shown", 0.0, 1.0, 0.0, step=0.05),
             "seed": slider("seed", 0, 9, 0, step=1),
         },
         frames=[
-            ("Churn 0", {"time": 0.3}),
-            ("Churn 1", {"churn": 1.0}),
-            ("Churn 1, at the end", {"time": 0.0}),
+            ("Noise scale 0", {"time": 0.3}),
+            ("Noise scale 1", {"noise_scale": 1.0}),
+            ("Noise scale 1, at the end", {"time": 0.0}),
             ("Noise alone", {"drift": "noise alone"}),
         ],
         alt="Trajectories of twelve points from noise to three heaps, and a histogram of all points.",
@@ -126,7 +126,7 @@ CHOSEN = [0, 1]
 NUM_GUIDED = 1000
 
 
-def draw_guided(w, churn, steps, corrections, seed, mixture=None):
+def draw_guided(w, noise_scale, steps, corrections, seed, mixture=None):
     """Points (N, 1) that guidance of scale w draws."""
     mixture = mixture or Mixture(TWO_CLASSES, WIDTH)
     score = guided_score(mixture.only(CHOSEN).score, mixture.score, w)
@@ -134,17 +134,14 @@ def draw_guided(w, churn, steps, corrections, seed, mixture=None):
     random = _seeded(100 + seed)
     times = _even(steps)
     if not corrections:
-        return simulate(score, x, times, SCHEDULE, churn, random)
-    for t, later in zip(times[:-2], times[1:-1], strict=True):
-        x = simulate(score, x, (t, later), SCHEDULE, churn, random)
-        x = langevin(score, x, *coefficients(later, SCHEDULE), corrections, random)
-    return x
+        return simulate(score, x, times, SCHEDULE, noise_scale, random)
+    return predict_correct(score, x, times, SCHEDULE, corrections, noise_scale, random)
 
 
 def guided_line():
     """What classifier-free guidance draws from two classes on a line, beside the tilted density.
 
-    What moves: the scale w, the churn of the sampler, its steps, Langevin steps after each, the seed.
+    What moves: the guidance w, the noise scale, the steps, Langevin steps after each, the seed.
     What to see: ODE and SDE draw different things, and neither is the tilted density; Langevin
     steps bring it about.
     Source: Ho & Salimans 2022, arXiv 2207.12598; Bradley & Nakkiran 2024, arXiv 2408.09000.
@@ -155,8 +152,8 @@ def guided_line():
     margins = {"left": 0.03, "right": 0.98, "top": 0.9, "bottom": 0.12}
     page = plotting.ReusableFigure(6.6, 3.2, margins)
 
-    def draw(w, churn, steps, corrections, seed):
-        x = draw_guided(w, churn, steps, corrections, seed, mixture)
+    def draw(w, noise_scale, steps, corrections, seed):
+        x = draw_guided(w, noise_scale, steps, corrections, seed, mixture)
         tilted = tilted_log_prob(line, mixture, CHOSEN, w).exp()
         tilted = tilted / torch.trapezoid(tilted, line[:, 0])
         fig, ax = page.wipe()
@@ -176,21 +173,21 @@ def guided_line():
         draw,
         controls={
             "w": slider("guidance w", 0.0, 6.0, 0.0, step=0.5),
-            "churn": slider("churn", 0.0, 1.0, 0.0, step=0.25),
+            "noise_scale": slider("noise scale", 0.0, 1.0, 0.0, step=0.25),
             "steps": slider("steps", 10, 60, 40, step=10),
             "corrections": slider("Langevin steps", 0, 4, 0, step=1),
             "seed": slider("seed", 0, 9, 0, step=1),
         },
         presets={
-            "The ODE": {"churn": 0.0, "corrections": 0},
-            "The SDE": {"churn": 1.0, "corrections": 0, "steps": 60},
-            "With corrections": {"churn": 0.0, "corrections": 4, "steps": 40},
+            "The ODE": {"noise_scale": 0.0, "corrections": 0},
+            "The SDE": {"noise_scale": 1.0, "corrections": 0, "steps": 60},
+            "With corrections": {"noise_scale": 0.0, "corrections": 4, "steps": 40},
         },
         frames=[
             ("w = 0", {}),
             ("w = 3, ODE", {"w": 3.0}),
-            ("w = 3, SDE", {"churn": 1.0, "steps": 60}),
-            ("w = 3, corrected", {"churn": 0.0, "corrections": 4, "steps": 40}),
+            ("w = 3, SDE", {"noise_scale": 1.0, "steps": 60}),
+            ("w = 3, corrected", {"noise_scale": 0.0, "corrections": 4, "steps": 40}),
         ],
         alt="A histogram of guided samples on a line, beside two density curves.",
     )
@@ -207,7 +204,7 @@ def few_evaluations(teacher, reflowed, distilled):
     """Digits in few network evaluations, by a teacher, its reflowed and its distilled student.
 
     What moves: which model, how many evaluations, the class, the seed of the noise.
-    What to see: in one evaluation the teacher draws a mean and the students draw strokes.
+    What to see: in one evaluation the teacher draws soft, speckled digits, the students strokes.
     Source: Liu 2022, arXiv 2209.03003; Luhman & Luhman 2021, arXiv 2101.02388.
     """
     nets = {

@@ -2,20 +2,22 @@
 
 gpt_diagram()          the model in one picture, and what it writes
 bigram_map(...)        which letter follows which, as a picture
+query_key_value(...)   h times three matrices, in numbers
 attention_example(...) three positions, two numbers each: every stage of eq. (6) in numbers
-gpt_shapes()           the shapes on the way through the network
+gpt_shapes()           the shapes on the way through the network, in true proportions
 block_picture()        a block: two parts that add to the residual stream
 sliding_windows()      windows side by side, and windows that overlap, with what is scored
 training_curves(...)   training and validation loss between reference lines
 sampler(...)           the probabilities of the next character, and how a sample is drawn from them
 attention_lens(...)    one head of attention, stage by stage
-surprise(...)          how many bits each character of a text cost a model
+surprise(...)          how many nats each character of a text cost a model
 break_the_mask(...)    a small GPT trains with its causal mask, or without
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import textwrap
 
@@ -147,13 +149,48 @@ def bigram_map(bigram, alphabet):
     labels = [_visible(c) for c in shown]
     ax.set_xticks(range(len(shown)), labels, family="monospace", fontsize=8)
     ax.set_yticks(range(len(shown)), labels, family="monospace", fontsize=8)
-    ax.set(xlabel="next character b", ylabel="character a", title="p(b | a)")
-    fig.colorbar(picture, ax=ax, shrink=0.7)
+    ax.set(xlabel="next character b", ylabel="character a", title="p(b | a), small letters only")
+    fig.colorbar(picture, ax=ax, shrink=0.7, extend="max", label="0.6 and above: darkest")
     return fig
 
 
-def attention_example(q, k, v):
-    """Figure: eq. (6) in numbers for queries, keys and values (T, d): scores, mask, softmax, A v."""
+def query_key_value(h, W_Q, W_K, W_V, names):
+    """Figure: h (T, D) times each of three matrices (D, d), in numbers; names: one for each row."""
+    fig, ax = plotting.canvas(1.75)
+    products = {"queries  q = h W_Q": W_Q, "keys  k = h W_K": W_K, "values  v = h W_V": W_V}
+    for left, (title, matrix) in zip((0.3, 3.2, 6.1), products.items(), strict=True):
+        ax.text(left, 1.6, title, fontsize=10, va="center")
+        _draw_matrix(ax, left, h, plotting.GREY, names)
+        ax.text(left + 0.75, 0.68, "×", ha="center", va="center", fontsize=11)
+        _draw_matrix(ax, left + 0.86, matrix, plotting.ORANGE)
+        ax.text(left + 1.61, 0.68, "=", ha="center", va="center", fontsize=11)
+        _draw_matrix(ax, left + 1.72, h @ matrix, plotting.BLUE)
+    return fig
+
+
+def _draw_matrix(ax, x, values, colour, names=None):
+    """A small matrix with its numbers; its middle stands at y = 0.68, names before its rows."""
+    from matplotlib.patches import Rectangle
+
+    wide = 0.32
+    high = 0.4
+    top = 0.68 + high * len(values) / 2
+    for row, numbers in enumerate(values.tolist()):
+        y = top - high * (row + 1)
+        for column, number in enumerate(numbers):
+            look = {"facecolor": "white", "edgecolor": colour, "linewidth": 1.4}
+            ax.add_patch(Rectangle((x + wide * column, y), wide, high, **look))
+            middle = (x + wide * (column + 0.5), y + high / 2)
+            ax.text(*middle, f"{number:.3g}", ha="center", va="center", fontsize=9.5)
+        if names is not None:
+            ax.text(x - 0.08, y + high / 2, names[row], ha="right", va="center", **MONO)
+
+
+def attention_example(q, k, v, names=None):
+    """Figure: eq. (6) in numbers for queries, keys and values (T, d): scores, mask, softmax, A v.
+
+    names: one for each position; without them they are numbered.
+    """
     mask = causal_mask(len(q))
     mixed, weights = attention(q, k, v, mask)
     scores = q @ k.T / math.sqrt(q.shape[1])
@@ -166,12 +203,17 @@ def attention_example(q, k, v):
     }
     fig, axes = plotting.figure(8.8, 2.1, ncols=5)
     for ax, (title, values) in zip(axes, stages.items(), strict=True):
-        _draw_numbers(ax, values, title, len(q) if "v" not in title else values.shape[1])
-    axes[0].set_ylabel("query: position")
+        _draw_numbers(ax, values, title)
+        if names is not None:
+            ax.set_yticks(range(len(q)), names, family="monospace")
+            if "v" not in title:
+                ax.set_xticks(range(len(q)), names, family="monospace")
+    axes[0].set_ylabel("query")
+    axes[0].set_xlabel("key")
     return fig
 
 
-def _draw_numbers(ax, values, title, ncols):
+def _draw_numbers(ax, values, title):
     """A small matrix as coloured squares with its numbers written on them."""
     finite = values.masked_fill(values.isinf(), 0.0)
     top = max(finite.abs().max().item(), 1e-6)
@@ -180,32 +222,73 @@ def _draw_numbers(ax, values, title, ncols):
         for column, number in enumerate(numbers):
             text = "-∞" if number == -math.inf else f"{number:.3g}"
             ax.text(column, row, text, ha="center", va="center", fontsize=9.5)
+    ncols = values.shape[1]
     ax.set_xticks(range(ncols), [str(k + 1) for k in range(ncols)])
     ax.set_yticks(range(len(values)), [str(k + 1) for k in range(len(values))])
     ax.tick_params(length=0)
     ax.set_title(title, fontsize=10)
 
 
+UNIT = 0.085  # inches: the side of one number in `gpt_shapes`
+
+
 def gpt_shapes():
-    """Figure: the shapes on the way through the network, and inside of a head of attention."""
+    """Figure: the shapes on the way through the network, and inside of a layer of attention.
+
+    In true proportions, for one text (N = 1) with T = 5, D = 6, V = 10, and 3 heads of d = 2.
+    """
+    fig, ax = plotting.canvas(3.5)
     blue = plotting.BLUE
     green = plotting.GREEN
     orange = plotting.ORANGE
-    network = [
-        (0.7, 0.5, 0.3, blue, "tokens\n(N, T)"),
-        (2.5, 0.9, 0.5, blue, "h: embedding\n(N, T, D)"),
-        (4.4, 0.9, 0.5, green, "h after a block\n(N, T, D)"),
-        (6.3, 0.9, 0.5, green, "h after 4 blocks\n(N, T, D)"),
-        (8.1, 0.7, 0.7, blue, "logits\n(N, T, V)"),
+    upper = [
+        (0.9, 1, 1, blue, "tokens\n(N, T)"),
+        (2.6, 6, 1, blue, "h: embeddings\n(N, T, D)"),
+        (4.4, 6, 1, green, "h after a block\n(N, T, D)"),
+        (6.2, 6, 1, green, "h after 4 blocks\n(N, T, D)"),
+        (8.0, 10, 1, blue, "logits\n(N, T, V)"),
     ]
-    head = [
-        (0.9, 0.9, 0.5, green, "h (N, T, D)"),
-        (2.6, 0.5, 0.5, orange, "q, k, v, each\n(N, heads, T, d)"),
-        (4.4, 0.7, 0.7, orange, "weights A\n(N, heads, T, T)"),
-        (6.2, 0.5, 0.5, orange, "A v\n(N, heads, T, d)"),
-        (8.0, 0.9, 0.5, green, "side by side\n(N, T, D)"),
+    lower = [
+        (0.7, 6, 1, green, "h\n(N, T, D)"),
+        (2.5, 2, 3, orange, "q and k, each\n(N, heads, T, d)"),
+        (4.3, 5, 3, orange, "weights A\n(N, heads, T, T)"),
+        (6.1, 2, 3, orange, "A v\n(N, heads, T, d)"),
+        (7.9, 6, 1, green, "side by side\n(N, T, D)"),
     ]
-    return plotting.shapes({2.6: network, 1.0: head}, 3.2)
+    for y, boxes in ((2.95, upper), (1.45, lower)):
+        for left, right in itertools.pairwise(boxes):
+            start = left[0] + UNIT * _width(left) / 2 + 0.08
+            end = right[0] - UNIT * _width(right) / 2 - 0.08
+            _draw_arrow(ax, (start, y), (end, y))
+        for box in boxes:
+            _draw_grids(ax, y, *box)
+    _draw_grids(ax, 0.42, 4.3, 2, 3, orange, "")
+    ax.text(4.3, 0.12, "v (N, heads, T, d)", ha="center", va="center", fontsize=9)
+    _draw_arrow(ax, (0.7, 0.72), (0.7, 0.42))
+    ax.plot([0.7, 3.75], [0.42, 0.42], color=plotting.INK, linewidth=1.8)
+    _draw_arrow(ax, (4.85, 0.42), (5.75, 1.2))
+    return fig
+
+
+def _width(box):
+    """How many numbers wide a box is: its grids side by side, and a gap of one between them."""
+    _, columns, grids, _, _ = box
+    return columns * grids + grids - 1
+
+
+def _draw_grids(ax, y, x, columns, grids, colour, words):
+    """Grids of 5 rows (T) and some columns, side by side, with their middle at (x, y)."""
+    from matplotlib.patches import Rectangle
+
+    left = x - UNIT * _width((x, columns, grids, colour, words)) / 2
+    for grid in range(grids):
+        corner = left + UNIT * grid * (columns + 1)
+        for row in range(5):
+            for column in range(columns):
+                place = (corner + UNIT * column, y + UNIT * (row - 2.5))
+                look = {"facecolor": "white", "edgecolor": colour, "linewidth": 0.9}
+                ax.add_patch(Rectangle(place, UNIT, UNIT, **look))
+    ax.text(x, y - 0.3, words, ha="center", va="top", fontsize=9)
 
 
 def block_picture():
@@ -266,18 +349,19 @@ def training_curves(losses, valid, references):
     """
     fig, ax = plotting.figure(7.6, 3.9)
     steps = range(1, len(losses) + 1)
-    smooth = plotting.smooth(losses, 0.95)
-    ax.plot(steps, losses, color=plotting.BLUE, alpha=0.2, linewidth=0.8)
-    ax.plot(steps, smooth, color=plotting.BLUE, label="training loss, smoothed")
+    ax.plot(steps, losses, color=plotting.BLUE, alpha=0.35, linewidth=0.8, label="training loss")
     dots = {"color": plotting.ORANGE, "marker": "o", "markersize": 4, "label": "validation loss"}
     ax.plot(list(valid), list(valid.values()), **dots)
-    right = len(losses) * 1.01
+    right = len(losses) * 1.04
     for name, loss in references.items():
         ax.axhline(loss, color=plotting.GREY, linestyle=":", linewidth=1.3, zorder=1)
         ax.text(right, loss, f"{loss:.2f} {name}", fontsize=8.5, va="center")
     lowest = min([*valid.values(), *references.values()])
-    ax.set(xlim=(0, len(losses)), ylim=(lowest - 0.15, max(references.values()) + 0.15))
-    ax.set(xlabel="step", ylabel="nats per character")
+    ax.set(xscale="log", xlabel="step (each mark: about three times the one before)", ylabel="nats per character")
+    ax.set(xlim=(1, len(losses)), ylim=(lowest - 0.15, max(references.values()) + 0.15))
+    ticks = [tick for tick in (1, 3, 10, 30, 100, 300, 1000, 3000) if tick <= len(losses)]
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.minorticks_off()
     ax.legend(loc="upper right", bbox_to_anchor=(1.0, 0.93))
     return fig
 
@@ -285,6 +369,7 @@ def training_curves(losses, valid, references):
 # ---------------------------------------------------------------- next-character sampler
 
 NUM_BARS = 24
+HEADROOM = 4  # how many times as tall as the tallest grey bar the picture is
 SAMPLER_SIZE = (5.2, 3.0)  # inches
 BARS_WIDTH = 0.98 * SAMPLER_SIZE[0] * 72  # points from the first bar's margin to the last one's
 PITCH = BARS_WIDTH / (NUM_BARS + 0.5)  # points from one bar to the next
@@ -338,7 +423,9 @@ def sampler(
     Bars show the probabilities of the likeliest next characters: grey as the model gives them, blue
     after temperature, top-k and top-p. Sample a character, or sixty, and the text grows. A low
     temperature heightens the first bars, a high one levels all of them; the cuts take the tail away
-    and leave the order. The model's own distribution, grey, never moves with the settings.
+    and leave the order. The model's own distribution, grey, never moves with the settings: the
+    height of the picture follows the grey bars alone, and of a blue bar that is too tall for it
+    the probability is written out.
 
     models:     dict name -> GPT or NGramModel; without it, the small GPT of this project
     characters: the `Characters` that they read
@@ -362,11 +449,11 @@ def sampler(
         after = next_probabilities(state.logits, **state.settings)
         fig, ax = figure.wipe()
         _draw_bars(ax, before, after, characters)
-        _write_text(fig, characters.decode(state.tokens), max(before.max(), after.max()))
+        _write_text(fig, characters.decode(state.tokens), before.max())
         kept = int((after > 0).sum())
         return fig, (
             f"{state.remark}{kept} of {vocab} characters left. "
-            f"Entropy {_entropy(before):.2f} bits, with your settings {_entropy(after):.2f}."
+            f"Entropy {_entropy(before):.2f} nats, with your settings {_entropy(after):.2f}."
         )
 
     controls = {
@@ -426,10 +513,10 @@ def _sampler_frames(state, names, prompt):
     only = names[0]
     return [
         ("As the model gives it", {}),
-        ("Temperature 0.3", {"temperature": 0.3}),
+        ("Temperature 0.2", {"temperature": 0.2}),
         ("Temperature 2", {"temperature": 2.0}),
         ("Top-p 0.8", {"temperature": 1.0, "top_p": 0.8}),
-        ("Temperature 0.3: 60 sampled", writing(only, temperature=0.3, top_p=1.0)),
+        ("Temperature 0.2: 60 sampled", writing(only, temperature=0.2, top_p=1.0)),
         ("Temperature 2: 60 sampled", writing(only, temperature=2.0, top_p=1.0)),
     ]
 
@@ -440,13 +527,18 @@ def _draw_bars(ax, before, after, characters):
     x = torch.arange(len(order)).numpy()
     heights = torch.cat([before[order], after[order]]).numpy()
     colours = [plotting.GREY] * len(order) + [plotting.BLUE] * len(order)
-    ax.vlines([*(x - 0.18), *(x + 0.18)], 0, heights, linewidth=5, colors=colours)
-    tallest = max(before.max().item(), after.max().item())
+    top = min(1.0, HEADROOM * before.max().item())
+    ax.vlines([*(x - 0.18), *(x + 0.18)], 0, heights.clip(max=top), linewidth=5, colors=colours)
+    cut_off = [token for token in order if after[token] > top]
+    if cut_off:
+        shares = (f"{_visible(characters.alphabet[token])} {after[token]:.2f}" for token in cut_off)
+        words = "blue bars cut at the top: " + ", ".join(shares)
+        ax.text(NUM_BARS - 0.5, 0.97 * top, words, ha="right", va="top", fontsize=9, parse_math=False)
     kept = int((after > 0).sum())
     if kept < NUM_BARS:
         cut = {"color": plotting.ORANGE, "linewidth": 1.5, "linestyle": "--"}
-        ax.vlines([kept - 0.5], 0, tallest, **cut)
-    ax.set(xlim=(-0.75, NUM_BARS - 0.25), ylim=(0, 1.04 * tallest))
+        ax.vlines([kept - 0.5], 0, top, **cut)
+    ax.set(xlim=(-0.75, NUM_BARS - 0.25), ylim=(0, 1.04 * top))
     ax.set_axis_off()
     # One line of text below the bars: a tick costs more than a bar.
     ax.annotate(
@@ -471,13 +563,13 @@ def _write_text(fig, text, tallest):
     fig.text(0.02, 0.97, "\n".join(lines), **look)
     # Apart from its number, so that the words need not be painted anew.
     legend = {"ha": "right", "fontsize": 9}
-    fig.text(0.92, 0.7, "grey: the model; blue: with your settings; tallest bar:", **legend)
+    fig.text(0.92, 0.7, "grey: the model; blue: with your settings; tallest grey bar:", **legend)
     fig.text(0.98, 0.7, f"{tallest:.2f}", **legend)
 
 
 def _entropy(p):
-    """Entropy in bits of probabilities (V,)."""
-    return 0.0 - (p * p.clamp_min(1e-12).log2()).sum().item()
+    """Entropy in nats of probabilities (V,)."""
+    return 0.0 - (p * p.clamp_min(1e-12).log()).sum().item()
 
 
 # ---------------------------------------------------------------- attention, stage by stage
@@ -540,11 +632,14 @@ def _lens_frames(named):
     """The storyboard: the stages of the first head, then the softmax of the others that are named."""
     frames = [
         ("Stage 1: query times key", {"stage": "score"}),
-        ("Stage 3: divided by the root of d, then the mask", {"stage": "mask"}),
+        ("Stage 2: divided by the root of d", {"stage": "scale"}),
+        ("Stage 3: the mask", {"stage": "mask"}),
         ("Stage 4: softmax", {"stage": "softmax"}),
+        ("Stage 5: times the values", {"stage": "× values"}),
     ]
-    others = [(f"Softmax of {name}", values) for name, values in list(named.items())[1:]]
-    return frames + (others or [("Stage 5: times the values", {"stage": "× values"})])
+    for name, values in list(named.items())[1:]:
+        frames.append((f"Softmax of {name}", values | {"stage": "softmax"}))
+    return frames
 
 
 def _draw_stage(ax, values, stage):
@@ -586,13 +681,13 @@ def _lens_status(values, labels, stage):
 
 PER_ROW = 32
 MOST = 64  # characters that are shown
-DARKEST = 10  # bits; a colour scale that ends later leaves dark letters readable
+DARKEST = 7  # nats; a colour scale that ends later leaves dark letters readable
 
 
 def surprise(gpt, ngram, characters, text):
-    """A text in rows; the colour behind each character says how many bits it cost the model.
+    """A text in rows; the colour behind each character says how many nats it cost the model.
 
-    Type a text and choose the model: -log2 p of each character, given those before it. The first
+    Type a text and choose the model: -log p of each character, given those before it. The first
     has nothing before it and is scored by how frequent it is, for both models. Inside familiar
     words colours are light, where a word or a speech begins they darken; a spelling mistake costs
     several characters.
@@ -610,36 +705,36 @@ def surprise(gpt, ngram, characters, text):
         6.2, 1.6, margins={"left": 0.01, "right": 0.99, "top": 0.86, "bottom": 0.02}
     )
 
-    def bits_of(tokens, name):
-        """Surprise (T,) in bits of tokens (T,)."""
+    def surprise_of(tokens, name):
+        """Surprise (T,) in nats of tokens (T,)."""
         if name != "GPT":
-            return ngram.losses(tokens) / math.log(2)
+            return ngram.losses(tokens)
         first = ngram.losses(tokens[:1])
         if len(tokens) == 1:
-            return first / math.log(2)
+            return first
         log_p = copied(tokens[None, :-1])[0].log_softmax(dim=-1)
         later = -log_p.gather(1, tokens[1:, None])[:, 0]
-        return torch.cat([first, later]) / math.log(2)
+        return torch.cat([first, later])
 
     def draw(text, model):
         read, remark = characters.read(text)
         if len(read) > context:
             remark += f"Only the last {context} of {len(read)} characters are shown. "
         shown = read[-context:]
-        bits = bits_of(shown, model)
+        nats = surprise_of(shown, model)
         labels = [_visible(character) for character in characters.decode(shown)]
         fig, ax = figure.wipe()
-        grid = F.pad(bits, (0, num_rows * PER_ROW - len(bits))).view(num_rows, PER_ROW)
+        grid = F.pad(nats, (0, num_rows * PER_ROW - len(nats))).view(num_rows, PER_ROW)
         shades = grid.clamp(max=DARKEST).numpy()
-        ax.imshow(shades, cmap="Oranges", vmin=0, vmax=14, aspect="auto")
+        ax.imshow(shades, cmap="Oranges", vmin=0, vmax=1.4 * DARKEST, aspect="auto")
         letters = {"ha": "center", "va": "center", "fontsize": 11, "family": "monospace"}
         for k, label in enumerate(labels):
             ax.text(k % PER_ROW, k // PER_ROW, label, parse_math=False, **letters)
         ax.set_axis_off()
-        mean = f"this text: {bits.mean():.2f} bits per character"
-        ax.set_title(f"white: 0 bits, dark: {DARKEST} bits; {mean}")
-        worst = int(bits.argmax())
-        most = f"'{labels[worst]}', character {worst + 1}, {bits[worst]:.1f} bits."
+        mean = f"this text: {nats.mean():.2f} nats per character"
+        ax.set_title(f"white: 0 nats, dark: {DARKEST} nats or more; {mean}")
+        worst = int(nats.argmax())
+        most = f"'{labels[worst]}', character {worst + 1}, {nats[worst]:.1f} nats."
         return fig, f"{remark}The greatest surprise: {most}"
 
     return Panel(
@@ -656,7 +751,7 @@ def surprise(gpt, ngram, characters, text):
             ("The GPT, forty times the letter a", {"text": "a" * 40}),
         ],
         alt="A text in rows; the colour behind each character "
-        "shows by how many bits the model was surprised.",
+        "shows by how many nats the model was surprised.",
     )
 
 

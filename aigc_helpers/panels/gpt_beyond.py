@@ -1,6 +1,6 @@
 """The panels and pictures of 03b_gpt_beyond: byte-pair encoding, rotary positions, the logit lens.
 
-two_blocks()           the block of GPT-2 beside today's
+two_blocks()           the block of GPT-2 beside that of the page
 merges(...)            a text cut into tokens by ever more merges
 rotary()               a query and a key, turned by their positions, and their score
 growing_up(...)        the logit lens over the checkpoints of a training
@@ -35,18 +35,23 @@ def _visible(text):
 # ---------------------------------------------------------------- pictures
 
 GPT2_BLOCK = ("layer norm", "attention", "layer norm", "MLP: GELU")
-TODAY = ("RMSNorm", "attention:\nrotary, QK-norm,\nshared keys", "RMSNorm", "MLP: squared\nReLU or SwiGLU,\nor experts")
+THIS_PAGE = (
+    "RMSNorm",
+    "attention:\nrotary, QK-norm,\nshared keys",
+    "RMSNorm",
+    "MLP: squared\nReLU or SwiGLU,\nor experts",
+)
 
 
 def two_blocks():
-    """Figure: the residual stream through GPT-2's block, and through today's."""
+    """Figure: the residual stream through GPT-2's block, and through one with this page's parts."""
     fig, ax = plotting.figure(8.8, 4.6, tight=False)
     fig.subplots_adjust(0, 0, 1, 1)
     ax.set(xlim=(0, 8.8), ylim=(0, 4.6))
     ax.set_axis_off()
     entrances = ("token + learnt position", "token; then a norm")
     optimizers = ("AdamW for all weights", "Muon for matrices, AdamW for the rest")
-    columns = (("GPT-2, 2019", GPT2_BLOCK), ("today", TODAY))
+    columns = (("GPT-2, 2019", GPT2_BLOCK), ("the parts of this page", THIS_PAGE))
     for k, (title, parts) in enumerate(columns):
         left = 0.5 + 4.4 * k
         ax.text(left + 1.7, 4.38, title, ha="center", fontsize=12.5)
@@ -83,9 +88,9 @@ T_95 = 4.30  # standard errors each way that make 95 %, with three seeds: Studen
 
 
 def parts_picture(rows):
-    """Figure: the difference of each variant to the full model, with a 95 per cent interval.
+    """Figure: the difference of each variant to the baseline, with a 95 per cent interval.
 
-    rows: those of the experiment gpt_parts, numbers as text; the full model has no difference.
+    rows: those of the experiment gpt_parts, numbers as text; the baseline has no difference.
     """
     shown = {name: row for name, row in rows.items() if row["difference"]}
     names = sorted(shown, key=lambda name: float(shown[name]["difference"]))
@@ -99,12 +104,12 @@ def parts_picture(rows):
     ax.axvline(0.0, color=plotting.INK, linestyle=":", linewidth=1.2)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
-    ax.set_xlabel("nats more than the full model (bars: 95 % intervals; grey: not told apart)")
+    ax.set_xlabel("nats more than the baseline (bars: 95 % intervals; grey: not told apart)")
     return fig
 
 
 def scaling_picture(grid, held_out, lines):
-    """Figure: loss against computing in logarithms, a curve for each width, and lines a C^-b.
+    """Figure: loss against compute in logarithms, a curve for each width, and lines a C^-b.
 
     grid: the runs that the lines were fitted to; held_out: the larger run; lines: name -> (a, b).
     """
@@ -113,18 +118,18 @@ def scaling_picture(grid, held_out, lines):
     widths = sorted({run["width"] for run in grid})
     for width, colour in zip(widths, colours, strict=False):
         runs = [run for run in grid if run["width"] == width]
-        compute = [run["computing, FLOP"] for run in runs]
+        compute = [run["compute, FLOP"] for run in runs]
         losses = [run["validation loss"] for run in runs]
         ax.plot(compute, losses, "o-", color=colour, label=f"width {width}", markersize=5)
-    lowest = min(run["computing, FLOP"] for run in grid)
-    ends = [lowest, 1.3 * held_out["computing, FLOP"]]
+    lowest = min(run["compute, FLOP"] for run in grid)
+    ends = [lowest, 1.3 * held_out["compute, FLOP"]]
     for (name, (a, b)), dashes in zip(lines.items(), ("--", ":"), strict=False):
         line = [a * C**-b for C in ends]
         ax.plot(ends, line, dashes, color=plotting.GREY, label=f"line: {name}", linewidth=1.4)
     star = {"color": plotting.ORANGE, "markersize": 11, "linestyle": ""}
     name = f"width {held_out['width']}, held out"
-    ax.plot(held_out["computing, FLOP"], held_out["validation loss"], marker="*", label=name, **star)
-    ax.set(xscale="log", yscale="log", xlabel="computing C, FLOP", ylabel="nats per character")
+    ax.plot(held_out["compute, FLOP"], held_out["validation loss"], marker="*", label=name, **star)
+    ax.set(xscale="log", yscale="log", xlabel="compute C, FLOP", ylabel="nats per character")
     low, high = ax.get_ylim()
     ticks = [tick / 5 for tick in range(5, 20) if low <= tick / 5 <= high]
     ax.set_yticks(ticks, [f"{tick:.1f}" for tick in ticks])

@@ -17,6 +17,7 @@ from aigc_helpers.panels.core import Panel, choice, frozen, slider, text_box
 from aigc_helpers.weights import load_model
 
 SEED = 0
+ORDERS = ORDERINGS[:4]  # the fifth ranks letters after they are drawn: no outline can show that
 GAP = "_"  # what the reader types for a hidden letter
 DOT = "·"  # and how it is drawn in the diagram
 LINE = "Give me your hand, and let me see your face in the morning light"
@@ -73,7 +74,7 @@ def _draw_box(ax, x, y, width, name, below):
 
 def finished_lines():
     """Lines (t, text) of a decay, and (evaluations, text) of a window that the kept model writes."""
-    moments = torch.rand(32, generator=_generator(2))
+    moments = (torch.randperm(32, generator=_generator(2)) + 0.5) / 32  # a share t is gone at t
     decay = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         gone = (moments < share).tolist()
@@ -98,14 +99,20 @@ def finished_lines():
 # ---------------------------------------------------------------- pictures of single ideas
 
 
-def two_curves(losses, references):
-    """Figure: smoothed training losses (dict name -> one number a step) and lines to compare with."""
+def two_curves(losses, references, points=()):
+    """Figure: smoothed training losses (dict name -> one number a step) and lines to compare with.
+
+    points: for each of the losses, a dict step -> a validation score, drawn as dots
+    """
     fig, ax = plotting.figure(7.6, 3.4)
     longest = max(len(values) for values in losses.values())
     for colour, (name, values) in zip(plotting.CYCLE, losses.items(), strict=False):
         steps = range(1, len(values) + 1)
         ax.plot(steps, values, color=colour, alpha=0.15, linewidth=0.8)
         ax.plot(steps, plotting.smooth(values, 0.95), color=colour, label=name)
+    for colour, scores in zip(plotting.CYCLE, points, strict=False):
+        look = {"color": colour, "edgecolor": "white", "s": 34, "zorder": 3}
+        ax.scatter(list(scores), list(scores.values()), label="... validation", **look)
     for name, loss in references.items():
         ax.axhline(loss, color=plotting.GREY, linestyle=":", linewidth=1.3, zorder=1)
         ax.text(longest * 1.01, loss, f"{loss:.2f} {name}", fontsize=8.5, va="center")
@@ -135,7 +142,7 @@ def cost_curves(heights, exact, unigram):
         ax.text(1.01, loss, f"{loss:.2f} {name}", fontsize=8.5, va="center")
     highest = max(max(values) for values in heights.values())
     ax.set(xlim=(0, 1), ylim=(0, 1.1 * max(highest, unigram)))
-    ax.set(xlabel="share of the window that is hidden", ylabel="nats per hidden letter")
+    ax.set(xlabel="mask rate: share of the window that is hidden", ylabel="nats per hidden letter")
     ax.legend(loc="lower right")
     return fig
 
@@ -227,7 +234,9 @@ class _Filling:
         self.evaluations += 1
 
 
-def fill_in(models=None, characters=None, text=LINE, title="Fill in"):
+def fill_in(
+    models=None, characters=None, text=LINE, title="Fill in", ordering=ORDERS[0]
+):
     """A line with gaps, and a network that fills them, some at a time, in an order of your choice.
 
     An underscore in the text is a gap; the slider hides more. Outlined gaps are filled next; bars
@@ -236,6 +245,7 @@ def fill_in(models=None, characters=None, text=LINE, title="Fill in"):
 
     models:     dict name -> gap filler (Backbone); without it, the one that is kept
     characters: the `Characters` that they read
+    ordering:   the order that is chosen at first
     Source: eq. (4) of the chapter.
     """
     if models is None:
@@ -247,6 +257,7 @@ def fill_in(models=None, characters=None, text=LINE, title="Fill in"):
         6.6, 3.7, margins={"left": 0.01, "right": 0.99, "top": 0.98, "bottom": 0.02}, nrows=2
     )
     first = next(iter(models))
+    first_order = ordering
     text = text.replace("\n", " ")
     latest = {}
 
@@ -263,7 +274,7 @@ def fill_in(models=None, characters=None, text=LINE, title="Fill in"):
     controls = {
         "text": text_box("your line", text),
         "share": slider("hide", 0.0, 1.0, 0.5, step=0.05),
-        "ordering": choice("order", list(ORDERINGS)),
+        "ordering": choice("order", list(ORDERS), ordering),
         "number": slider("at a time", 1, 16, 1, step=1),
     }
     if len(models) > 1:
@@ -276,7 +287,7 @@ def fill_in(models=None, characters=None, text=LINE, title="Fill in"):
         """A frame of the storyboard: from the beginning, after so many evaluations."""
 
         def change():
-            values = {"share": 0.5, "ordering": "random", "number": 1} | changes
+            values = {"share": 0.5, "ordering": first_order, "number": 1} | changes
             state.read(text, values["share"])
             state.hide()
             model = models[values.get("model", first)]

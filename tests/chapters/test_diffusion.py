@@ -568,23 +568,21 @@ SOLUTIONS = {
         "def score_from_noise(eps_hat, sigma):\n    return -eps_hat",
     ),
     3: (
-        "def step_back(x, x0_hat, alpha_t, sigma_t, alpha_s, sigma_s):\n"
-        "    return alpha_s * x0_hat + sigma_s * (x - alpha_t * x0_hat) / sigma_t",
-        "def step_back(x, x0_hat, alpha_t, sigma_t, alpha_s, sigma_s):\n"
-        "    return alpha_s * x0_hat + sigma_s * (x - x0_hat) / sigma_t",
-        "def step_back(x, x0_hat, alpha_t, sigma_t, alpha_s, sigma_s):\n"
-        "    return alpha_t * x0_hat + sigma_s * (x - alpha_t * x0_hat) / sigma_t",
-        "def step_back(x, x0_hat, alpha_t, sigma_t, alpha_s, sigma_s):\n    return x0_hat",
+        "def healthy_step(x, x0_hat, t, s):\n"
+        "    return (1 - s) * x0_hat + s * (x - (1 - t) * x0_hat) / t",
+        "def healthy_step(x, x0_hat, t, s):\n    return x0_hat + s * (x - (1 - t) * x0_hat) / t",
+        "def healthy_step(x, x0_hat, t, s):\n    return (1 - s) * x0_hat + s * (x - x0_hat) / t",
     ),
     4: (
+        "def their_pair(x0, eps, t):\n    return t * x0 + (1 - t) * eps, x0 - eps",
+        "def their_pair(x0, eps, t):\n    return t * x0 + (1 - t) * eps, eps - x0",
+        "def their_pair(x0, eps, t):\n    return (1 - t) * x0 + t * eps, eps - x0",
+        "def their_pair(x0, eps, t):\n    return (1 - t) * x0 + t * eps, x0 - eps",
+    ),
+    5: (
         "def noise_from_velocity(u, x, alpha, sigma):\n    return (x + alpha * u) / (alpha + sigma)",
         "def noise_from_velocity(u, x, alpha, sigma):\n    return x + alpha * u",
         "def noise_from_velocity(u, x, alpha, sigma):\n    return (x - sigma * u) / (alpha + sigma)",
-    ),
-    5: (
-        "def half_way(d):\n    k = 1\n    while 1 - d**k <= 0.5:\n        k += 1\n    return k",
-        "def half_way(d):\n    return math.floor(math.log(0.5) / math.log(d))",
-        "def half_way(d):\n    return round(1 / (1 - d))",
     ),
     6: (
         "def guided_estimate(with_label, without, w):\n"
@@ -650,6 +648,7 @@ def makers(digits, velocity_net):
     variety = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5]
     return {
         "forward_process": panels.diffusion.forward_process,
+        "way_back": panels.diffusion.way_back,
         "where_from": panels.diffusion.where_from,
         "trajectories": panels.diffusion.trajectories,
         "trajectories of a network": lambda: panels.diffusion.trajectories(velocity_net),
@@ -665,6 +664,7 @@ each_panel = pytest.mark.parametrize(
     "name",
     (
         "forward_process",
+        "way_back",
         "where_from",
         "trajectories",
         "trajectories of a network",
@@ -735,6 +735,44 @@ def test_the_forward_process_says_how_much_is_data():
     assert "x = 0.500 digit + 0.500 noise" in status(panel)
     panel.set(t=0.5, schedule="cosine")
     assert "x = 0.707 digit + 0.707 noise" in status(panel)
+
+
+def test_the_way_back_ends_where_the_sampler_ends():
+    panel = panels.diffusion.way_back()
+    assert "8 steps to go" in status(panel)
+    panel.set(step=8)
+    assert "Nothing is left" in status(panel) and panel.error is None
+    shown = picture(panel)
+    panel.set(digit=7)
+    assert not np.array_equal(shown, picture(panel))
+
+
+def test_guidance_is_used_by_finish_and_no_guidance_is_the_network_itself(digits):
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, x, t, label):
+            seen.append(len(x))
+            return 0 * x
+
+    panel = panels.diffusion.draw_and_finish(Spy(), load_features(), ConvVAE(), digits)
+    for w, evaluated in ((0, 6), (2, 12)):
+        panel.set(w=w)
+        assert "Press Finish" in status(panel) or w == 0
+        seen.clear()
+        panel.buttons["Finish"].click()
+        assert set(seen) == {evaluated}
+
+
+def test_the_clinic_tells_its_five_apart():
+    torch.manual_seed(0)
+    net = diffusion.VelocityNet()
+    start = torch.randn(200, 2, generator=seeded())
+    _, clouds, findings = panels.diffusion.clinic(net, net, start)
+    assert set(clouds) == set(findings) and len(set(findings.values())) == 5
+    for letter in clouds:
+        assert letter == "C" or not torch.equal(clouds[letter], clouds["C"]) or findings[letter] == "no clock"
+    assert panels.diffusion.clinic_row(toy_2d("ring", 200, seeded()))["share in a mode"] > 0.95
 
 
 def test_where_from_counts_the_centres_and_points_to_the_estimate():
@@ -864,7 +902,7 @@ def test_without_anywidget_there_is_a_list_of_digits(digits, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     panel = make_finisher(digits, use_pad=True)
-    assert set(panel.controls) == {"number", "t", "label"}
+    assert set(panel.controls) == {"number", "t", "label", "w"}
     assert isinstance(panel.controls["number"], ipywidgets.IntSlider)
 
 
@@ -875,7 +913,8 @@ def test_without_anywidget_there_is_a_list_of_digits(digits, monkeypatch):
         panels.diffusion.two_points_picture,
         panels.diffusion.ddim_picture,
         panels.diffusion.unet_shapes,
-        lambda: panels.diffusion.training_curve([1.0, 0.5, 0.3], 1.9, [0.1, 0.9], [0.3, 0.4]),
+        lambda: panels.diffusion.loss_by_time([0.1, 0.9], [0.3, 0.4], [0.3, 0.5]),
+        lambda: panels.diffusion.clinic(diffusion.VelocityNet(), diffusion.VelocityNet(), torch.randn(50, 2))[0],
     ],
 )
 def test_the_pictures_can_be_read(make):
@@ -1048,6 +1087,23 @@ FAULTS = [
         "test_attention_is_pytorchs_own",
     ),
     page(
+        "U-Net attention: each position sees itself only",
+        "x = (weights @ v).transpose(1, 2).reshape(N, H * W, C)",
+        "x = v.transpose(1, 2).reshape(N, H * W, C)",
+    ),
+    page(
+        "mark 3: the data may be shrunk by anything",
+        'for t, s in ((1.0, 0.5), (0.6, 0.2), (0.3, 0.0)):',
+        'for t, s in ((1.0, 0.0),):',
+        "test_marks_refuse_wrong_answers",
+    ),
+    page(
+        "mark 4: the velocity is not asked for",
+        'check("x moves at that velocity", velocity, (later - x) / 0.01, rtol=0, atol=1e-3)',
+        'check("x moves at that velocity", velocity.abs(), ((later - x) / 0.01).abs(), rtol=0, atol=1e-3)',
+        "test_marks_refuse_wrong_answers",
+    ),
+    page(
         "U-Net: the label is not used",
         "e = F.silu(self.time(time_embedding(t).to(dtype)) + self.label(label))",
         "e = F.silu(self.time(time_embedding(t).to(dtype)) + 0 * self.label(label))",
@@ -1135,14 +1191,14 @@ FAULTS = [
     ),
     panel_fault(
         "draw and finish: results of other settings are shown",
-        "return self.results if self.made_for == (t, label, given) else None",
+        "return self.results if self.made_for == (t, label, w, given) else None",
         "return self.results",
         "test_what_was_finished_is_shown_only_for_the_controls_it_was_made_for",
     ),
     panel_fault(
         "draw and finish: Finish always draws the same",
-        "self.model, x0, wanted, t, num_steps, self.generator",
-        "self.model, x0, wanted, t, num_steps, _seeded()",
+        "model, x0, wanted, t, num_steps, self.generator",
+        "model, x0, wanted, t, num_steps, _seeded()",
         "test_what_was_finished_is_shown_only_for_the_controls_it_was_made_for",
     ),
     pad_fault(

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from aigc_helpers import panels
-from aigc_helpers.data import Digits
 from aigc_helpers.models import diffusion, diffusion_beyond
 from tests.marking import assert_marked
 from tests.panel_checks import answers_within, moved_together, other_value, use_every_control
@@ -145,6 +144,25 @@ def test_the_odes_likelihood_of_a_gaussian():
     torch.testing.assert_close(found, one.log_prob(x), rtol=0, atol=0.02)  # alpha(1) is not quite 0
 
 
+def test_probes_estimate_the_trace_and_all_of_them_give_it_exactly():
+    matrix = torch.randn(3, 3, generator=seeded(), dtype=torch.float64)
+    x = torch.randn(5, 3, generator=seeded(1), dtype=torch.float64)
+    probes = torch.randn(2, 5, 3, generator=seeded(2), dtype=torch.float64).sign()
+    u, spread = diffusion_beyond.divergence(lambda x, t: x @ matrix.T, x, 0.5, probes)
+    torch.testing.assert_close(u, x @ matrix.T)
+    want = torch.einsum("kni,ij,knj->kn", probes, matrix, probes).mean(dim=0)
+    torch.testing.assert_close(spread, want)
+    mixture = make_plane()
+    points = mixture.sample(6, seeded(3))
+    velocity = diffusion_beyond.make_velocity(mixture.score)
+    every = double(1.0, 1.0, 1.0, -1.0).reshape(2, 1, 2)  # the other two differ by a sign
+    by_all = diffusion_beyond.ode_log_prob(velocity, points, 20, every)
+    torch.testing.assert_close(by_all, diffusion_beyond.ode_log_prob(velocity, points, 20))
+    torch.testing.assert_close(
+        mixture.posterior(points).sum(dim=1), torch.ones(6, dtype=torch.float64)
+    )
+
+
 @pytest.mark.parametrize("schedule", ["linear", "rectified flow"])
 def test_levels_have_the_signal_to_noise_ratio_that_is_asked_for(schedule):
     log_snr = double(-5.0, 0.0, 3.0)
@@ -245,6 +263,29 @@ def test_2m_weighs_the_old_prediction_by_the_steps_of_log_alpha_over_sigma():
     torch.testing.assert_close(got, want)
 
 
+def test_spacings_run_from_one_to_zero_and_shift_the_way_they_say():
+    times = diffusion_beyond.karras_times(8)
+    assert len(times) == 9 and times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
+    roots = (times[1:-1] / (1 - times[1:-1])) ** (1 / 7)
+    assert roots.diff().std() < 1e-9
+    assert (times[-2] / (1 - times[-2])).item() == pytest.approx(0.002)
+    shifted = diffusion_beyond.shift_times(double(1.0, 0.5, 0.0), 3.0)
+    torch.testing.assert_close(shifted, double(1.0, 0.75, 0.0))
+
+
+def test_a_velocity_network_is_read_as_a_denoised_estimate_within_the_range_of_pixels():
+    seen = []
+
+    def net(x, t, label):
+        seen.append((t.tolist(), label.tolist()))
+        return torch.full_like(x, 2.0)
+
+    denoise = diffusion_beyond.flow_denoise(net, torch.tensor([3, 4]))
+    got = denoise(torch.tensor([[0.75], [-0.9]]), double(0.75)[0], double(0.25)[0])
+    torch.testing.assert_close(got, torch.tensor([[0.25], [-1.0]]))
+    assert seen == [([0.25, 0.25], [3, 4])]
+
+
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_widths_are_those_of_chapter_04s_sampler(eta):
     schedule = diffusion.make_schedule("cosine")
@@ -294,12 +335,37 @@ def test_the_tilted_density_has_the_power_that_its_scale_says():
         torch.testing.assert_close(got - got[0], want - want[0])
 
 
+def test_a_corrected_step_is_a_step_of_the_sde_and_then_langevin_steps_at_its_level():
+    score = make_line().score
+    x = torch.randn(6, 1, generator=seeded(), dtype=torch.float64)
+    times = double(0.8, 0.5, 0.0)
+    got = diffusion_beyond.predict_correct(score, x, times, "linear", 2, 0.5, seeded(1))
+    random = seeded(1)
+    want = diffusion_beyond.simulate(score, x, times[:2], "linear", 0.5, random)
+    level = diffusion_beyond.coefficients(0.5, "linear")
+    want = diffusion_beyond.langevin(score, want, *level, 2, random)
+    torch.testing.assert_close(got, want)
+    half = diffusion_beyond.annealed_langevin(score, x, times[:1], "linear", 1, seeded(2), size=0.1)
+    level = diffusion_beyond.coefficients(0.8, "linear")
+    torch.testing.assert_close(half, diffusion_beyond.langevin(score, x, *level, 1, seeded(2), 0.1))
+
+
 # ---------------------------------------------------------------- DiT, students
 
 
-def small_digits(num=128):
-    images = torch.randint(256, (num, 1, 28, 28), generator=seeded(), dtype=torch.uint8)
-    return Digits(images, torch.arange(num) % 10, "noise")
+def test_the_loss_of_the_average_velocity_moves_time_and_point_and_holds_its_target():
+    a = torch.tensor(0.7, requires_grad=True)
+    x0 = torch.randn(5, 2, generator=seeded())
+    loss = diffusion_beyond.average_velocity_loss(lambda x, t: a * x + 0.3 * t, x0, seeded(1))
+    loss.backward()
+    random = seeded(1)
+    t = torch.rand(5, 1, generator=random)
+    eps = torch.randn(5, 2, generator=random)
+    x = (1 - t) * x0 + t * eps
+    target = (eps - x0) - t * (0.7 * (eps - x0) + 0.3)
+    error = 0.7 * x + 0.3 * t - target
+    torch.testing.assert_close(loss.detach(), error.square().mean())
+    torch.testing.assert_close(a.grad, (2 * error * x).mean())
 
 
 def make_unet():
@@ -340,18 +406,6 @@ def test_a_dits_patches_go_back_to_where_they_came_from():
     outside = change.clone()
     outside[0, 0, 8:12, 20:24] = False
     assert change.any() and not outside.any()
-
-
-def test_training_a_flow_is_the_same_twice_and_lowers_the_loss():
-    def train():
-        torch.manual_seed(1)
-        return diffusion_beyond.train_flow(diffusion_beyond.DiT(d=16), small_digits(), 30, 5e-3)
-
-    first, losses = train()
-    second, _ = train()
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    assert sum(losses[-5:]) < sum(losses[:5])
-    assert not first.training and not any(weight.requires_grad for weight in first.parameters())
 
 
 def make_trajectories(num=6, num_steps=4):
@@ -422,9 +476,9 @@ def test_a_consistency_model_denoises_and_adds_fresh_noise_in_between():
 BAD = {
     "schedule": (lambda: diffusion_beyond.coefficients(0.5, "square"), "coefficients: unknown schedule"),
     "width": (lambda: diffusion_beyond.Mixture([[0.0]], 0.0), "Mixture: width"),
-    "churn": (
+    "noise_scale": (
         lambda: diffusion_beyond.simulate(None, torch.zeros(1, 1), even(1), "linear", -1.0),
-        "simulate: churn",
+        "simulate: noise_scale",
     ),
     "method": (
         lambda: diffusion_beyond.solve(None, torch.zeros(1, 1), even(1), "cosine", "RK4"),
@@ -632,10 +686,10 @@ def test_panels_of_the_line_leave_the_pages_random_numbers_alone():
 def test_the_panels_cloud_keeps_to_its_density_and_melts_without_the_drift():
     mixture = make_line()
     gaps = {}
-    for churn in (0.0, 1.0):
+    for noise_scale in (0.0, 1.0):
         for drift in ("noise and its drift", "noise alone"):
-            end = panels.diffusion_beyond.walk_of(mixture, churn, 100, drift, 1)[-1]
-            gaps[churn, drift] = diffusion_beyond.ks_distance(end, mixture)
+            end = panels.diffusion_beyond.walk_of(mixture, noise_scale, 100, drift, 1)[-1]
+            gaps[noise_scale, drift] = diffusion_beyond.ks_distance(end, mixture)
     assert gaps[0.0, "noise and its drift"] == gaps[0.0, "noise alone"] < 0.04
     assert gaps[1.0, "noise and its drift"] < 0.04 < 0.1 < gaps[1.0, "noise alone"]
 
@@ -660,6 +714,7 @@ panel = partial(in_panels, "diffusion_beyond")
 MIXTURE = "test_the_mixture_is_that_of_torch_distributions"
 STUDENTS = "test_targets_of_students_lead_to_the_ends_of_their_own_trajectories"
 CONSISTENT = "test_a_consistency_model_denoises_and_adds_fresh_noise_in_between"
+AVERAGE = "test_the_loss_of_the_average_velocity_moves_time_and_point_and_holds_its_target"
 MARKS = "test_answers_are_marked_for_what_they_are"
 
 FAULTS = [
@@ -672,14 +727,17 @@ FAULTS = [
     page("the denoised estimate does not shrink", "alpha * self.width**2 / variance * offset", "0 * self.width**2 / variance * offset"),
     page("eq. (2): the diffusion not halved", "levelling = 0.5 * g2 *", "levelling = g2 *"),
     page("eq. (3): the score's share of the velocity doubled", "u = f * x - 0.5 * g2 * s\ncontinuity", "u = f * x - g2 * s\ncontinuity"),
-    page("eq. (5): the noise is not paid for", "drift = drift - 0.5 * churn**2 * g2 * s", "drift = drift - 0.0 * churn**2 * g2 * s"),
-    page("eq. (5): paid for once too little", "0.5 * churn**2 * g2 * s", "0.5 * churn * g2 * s", "test_one_step_of_the_sde_has_the_drift_and_the_noise_of_eq_5"),
+    page("eq. (5): the noise is not paid for", "drift = drift - 0.5 * noise_scale**2 * g2 * s", "drift = drift - 0.0 * noise_scale**2 * g2 * s"),
+    page("eq. (5): paid for once too little", "0.5 * noise_scale**2 * g2 * s", "0.5 * noise_scale * g2 * s", "test_one_step_of_the_sde_has_the_drift_and_the_noise_of_eq_5"),
     page("eq. (5): the noise of a whole step", "(g2 * dt).sqrt() * z", "(g2 * dt) * z"),
     page("ks: only points above count", "torch.maximum(below - rank, rank + 1 / len(x) - below)", "below - rank", "test_the_ks_distance_of_a_shifted_sample_is_the_largest_gap"),
     page("eq. (6): the sign", "return -0.5 * (x.square() + LOG_2_PI).sum(dim=1) + gathered", "return -0.5 * (x.square() + LOG_2_PI).sum(dim=1) - gathered"),
     page("eq. (7): Euler's divergence alone", "gathered + dt * (spread + spread_there) / 2", "gathered + dt * spread / 2"),
     page("the divergence sees one coordinate", "total = total + slope[:, i]", "total = slope[:, i]", "test_the_divergence_of_a_linear_field_is_its_trace"),
     page("eq. (8): the second v forgotten", "estimates.append((v_times_J * v).sum(dim=1))", "estimates.append(v_times_J.sum(dim=1))"),
+    page("eq. (8) in (7): the second v forgotten", "(v_times_J * v).sum(dim=1) / len(probes)", "v_times_J.sum(dim=1) / len(probes)"),
+    page("eq. (8) in (7): probes added, not averaged", "(v_times_J * v).sum(dim=1) / len(probes)", "(v_times_J * v).sum(dim=1)"),
+    page("bits: the width of a level forgotten", "-log_p / (num_dims * math.log(2)) + math.log2(255 / 2)", "-log_p / (num_dims * math.log(2))"),
     page("eq. (9): the half forgotten", "middle = 0.5 * torch.trapezoid(torch.stack(errors), log_snr, dim=0)", "middle = torch.trapezoid(torch.stack(errors), log_snr, dim=0)"),
     page("eq. (9): the last step forgotten", "return first + middle + last", "return first + middle + 0 * last"),
     page("levels by the ratio of variances, not of widths", "sigma = torch.sigmoid(-log_snr / 2)", "sigma = torch.sigmoid(-log_snr)", "test_levels_have_the_signal_to_noise_ratio_that_is_asked_for"),
@@ -691,10 +749,14 @@ FAULTS = [
     page("2M: the ratio upside down", "ratio = step / ((alpha / sigma).log()", "ratio = 1 / step * ((alpha / sigma).log()", "test_2m_weighs_the_old_prediction_by_the_steps_of_log_alpha_over_sigma"),
     page("eq. (13): alpha of the wrong time", "(alpha_s - alpha * sigma_s / sigma) * middle", "(alpha - alpha * sigma_s / sigma) * middle"),
     page("the last step is not cut", "torch.cat([times[:-1], times[-2] * even(parts)[1:].square()])", "times + 0 * parts"),
+    page("Karras: even in the level itself", "torch.tensor([high, low], dtype=torch.float64) ** (1 / rho)", "torch.tensor([high, low], dtype=torch.float64) ** (1 / 3 / rho)"),
+    page("a shift the other way", "shift * times / (1 + (shift - 1) * times)", "times / (shift - (shift - 1) * times)"),
+    page("the network's velocity not scaled by sigma", "(x - float(sigma) * velocity.float())", "(x - velocity.float())"),
     page("eq. (14): the noise forgotten", "variance = factor**2 * variance + step**2", "variance = factor**2 * variance", "test_widths_are_those_of_chapter_04s_sampler"),
     page("eq. (15): the last step alone", 'if fresh == "every" or (', 'if fresh == "never2" or ('),
     page("eq. (14): the factor not squared", "variance = factor**2 * variance", "variance = factor * variance"),
     page("eq. (17): guidance the other way", "return labelled + w * (labelled - without(x, alpha, sigma))", "return labelled - w * (labelled - without(x, alpha, sigma))"),
+    page("eq. (16): another class's probability", "in_each[:, BLUE].sum(dim=1).log()", "in_each[:, :1].sum(dim=1).log()"),
     page("Langevin without its climb", "x + 0.5 * size * sigma**2 * score(x, alpha, sigma)", "x + 0.0 * size * sigma**2 * score(x, alpha, sigma)"),
     page("Langevin climbs twice too far", "0.5 * size * sigma**2 *", "2.0 * size * sigma**2 *", "test_guidance_without_scale_is_the_labelled_score_and_langevin_keeps_its_density"),
     page("eq. (18): a gate that is always open", "h = h + gate1 * self.attend", "h = h + self.attend"),
@@ -704,6 +766,9 @@ FAULTS = [
     page("eq. (20): not divided by t", "return x, t, (x - x0) / t[:, None, None, None]", "return x, t, (x - x0)", STUDENTS),
     page("eq. (20): times from the wrong end", "t = 1 - k / num_steps", "t = (k + 1) / num_steps", STUDENTS),
     page("eq. (21): the sign", "u - t * change, average", "u + t * change, average"),
+    page("eq. (21) as a loss: the sign", "target = velocity - t * change", "target = velocity + t * change", AVERAGE),
+    page("eq. (21) as a loss: time stands still", "(velocity, torch.ones_like(t))", "(velocity, torch.zeros_like(t))", AVERAGE),
+    page("eq. (21) as a loss: a gradient through the target", "(average - target.detach())", "(average - target)", AVERAGE),
     page("consistency: the old noise again", "fresh = torch.randn(x0.shape, generator=generator).to(x0)", "fresh = x.to(x0)[: len(x0)] + 0 * torch.randn(x0.shape, generator=generator)", CONSISTENT),
     page("consistency: no noise in between", "noisy = (1 - s) * x0 + s * fresh", "noisy = x0 + 0 * fresh", CONSISTENT),
     page("mark 1 takes half", "want = slope_variance - 2 *", "want = slope_variance - 1 *", "exercises"),
@@ -719,8 +784,8 @@ FAULTS = [
     ),
     panel(
         "the panel's corrections are left out",
-        "x = langevin(score, x, *coefficients(later, SCHEDULE), corrections, random)",
-        "x = langevin(score, x, *coefficients(later, SCHEDULE), 0, random)",
+        "predict_correct(score, x, times, SCHEDULE, corrections, noise_scale, random)",
+        "predict_correct(score, x, times, SCHEDULE, 0, noise_scale, random)",
         "test_the_panels_guidance_is_no_guidance_at_0_and_corrections_bring_it_to_the_tilted_density",
     ),
     panel(

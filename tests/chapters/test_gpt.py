@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from aigc_helpers import panels, plotting
+from aigc_helpers import panels, plotting, weights
 from aigc_helpers.checks import CheckFailed
 from aigc_helpers.models import gpt
 from tests import causal_models
@@ -24,7 +24,7 @@ from tests.panel_checks import (
     picture,
     use_every_control,
 )
-from tests.seeded_faults import in_notebook, in_panels
+from tests.seeded_faults import Fault, in_notebook, in_panels
 from tools.experiments import gpt_open
 
 # In the browser: the attention lens opens on the head to which this button leads.
@@ -200,13 +200,13 @@ def test_a_stride_that_leaves_characters_out_is_refused(stride):
 
 def test_attention_weights_are_those_of_each_head():
     model, tokens = make_model(), torch.randint(11, (9,), generator=seeded(4))
-    weights = gpt.attention_weights(model, tokens)
-    assert weights.shape == (2, 2, 9, 9)
+    found = gpt.attention_weights(model, tokens)
+    assert found.shape == (2, 2, 9, 9)
     with torch.no_grad():
         for layer in range(2):
             for head in range(2):
                 stage = gpt.attention_stages(model, tokens, layer, head)["softmax"]
-                torch.testing.assert_close(weights[layer, head], stage)
+                torch.testing.assert_close(found[layer, head], stage)
 
 
 def test_the_stages_of_attention_end_in_what_the_layer_mixes():
@@ -220,17 +220,21 @@ def test_the_stages_of_attention_end_in_what_the_layer_mixes():
 
 def test_attention_is_a_mixture_by_hand_and_its_mask_may_start_late():
     q, k, v = torch.randn(3, 4, 6, generator=seeded())
-    mixed, weights = gpt.attention(q[2:], k, v, gpt.causal_mask(2, 4))
+    mixed, shares = gpt.attention(q[2:], k, v, gpt.causal_mask(2, 4))
     scores = (q[2:] @ k.T / math.sqrt(6)).exp() * torch.ones(4, 4).tril()[2:]
     want = scores / scores.sum(dim=1, keepdim=True)
-    torch.testing.assert_close(weights, want)
+    torch.testing.assert_close(shares, want)
     torch.testing.assert_close(mixed, want @ v)
 
 
-def test_influence_is_the_gradient_of_each_position():
+def test_influence_is_how_far_each_position_moves():
     matrix = torch.tensor([[1.0, 0.0], [2.0, 3.0]])
-    felt = gpt.influence(lambda h: matrix @ h, torch.randn(1, 2, 1, generator=seeded()))
-    torch.testing.assert_close(felt / felt[0, 0], matrix)
+    h = torch.randn(1, 2, 1, generator=seeded())
+    kept = h.clone()
+    felt = gpt.influence(lambda h: matrix @ h, h)
+    torch.testing.assert_close(felt / felt[0, 0], matrix, rtol=1e-4, atol=1e-6)
+    assert felt[0, 1] == 0, "to the last bit"
+    assert torch.equal(h, kept)
 
 
 def test_future_share_is_zero_with_the_mask_and_a_leak_without():
@@ -238,6 +242,16 @@ def test_future_share_is_zero_with_the_mask_and_a_leak_without():
     tokens = torch.randint(11, (8,), generator=seeded())
     assert gpt.future_share(gpt.GPT(11, 8, 12, 2, 1), tokens) == 0
     assert gpt.future_share(gpt.GPT(11, 8, 12, 2, 1, causal=False), tokens) > 0.01
+
+
+def test_future_share_sees_a_leak_inside_the_embedding():
+    class Leaky(gpt.GPT):
+        def embed(self, tokens, start=0):
+            return super().embed(tokens, start) + self.token(tokens.roll(-1, dims=1))
+
+    torch.manual_seed(0)
+    tokens = torch.randint(11, (8,), generator=seeded())
+    assert gpt.future_share(Leaky(11, 8, 12, 2, 1), tokens) > 0.1
 
 
 def test_the_loss_asks_each_position_for_the_token_after_it():
@@ -443,7 +457,7 @@ def test_gpt2_gives_our_model_its_logits_also_from_files_with_old_buffers():
     state["transformer.h.0.attn.bias"] = torch.ones(1, 1, 16, 16)
     state["transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
     ours = gpt.GPT(20, 16, 16, 2, 2).eval()
-    ours.load_state_dict(gpt.from_gpt2(state, library.config, 2))
+    ours.load_state_dict(weights.from_gpt2(state, library.config, 2))
     tokens = torch.randint(20, (2, 16), generator=seeded())
     with torch.no_grad():
         torch.testing.assert_close(ours(tokens), library(tokens).logits, rtol=1e-3, atol=1e-4)
@@ -452,7 +466,7 @@ def test_gpt2_gives_our_model_its_logits_also_from_files_with_old_buffers():
 def test_a_gpt2_whose_head_is_not_tied_is_refused():
     library = library_gpt2(tie_word_embeddings=False)
     with pytest.raises(ValueError, match="lm_head.weight is not wte.weight"):
-        gpt.from_gpt2(library.state_dict())
+        weights.from_gpt2(library.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -467,14 +481,14 @@ def test_a_gpt2_whose_head_is_not_tied_is_refused():
 def test_a_gpt2_that_computes_otherwise_is_refused_by_its_configuration(settings, name):
     library = library_gpt2(**settings)
     with pytest.raises(ValueError, match=name):
-        gpt.from_gpt2(library.state_dict(), library.config, 2)
+        weights.from_gpt2(library.state_dict(), library.config, 2)
 
 
 @pytest.mark.parametrize("name", ["h.0.crossattention.q_attn.weight", "encoder.weight"])
 def test_weights_that_gpt_has_no_place_for_are_named(name):
     state = dict(library_gpt2().state_dict()) | {name: torch.zeros(16, 16)}
     with pytest.raises(ValueError, match=f"no place for the weights '{name}'"):
-        gpt.from_gpt2(state)
+        weights.from_gpt2(state)
 
 
 # ---------------------------------------------------------------- exercises
@@ -504,15 +518,15 @@ def block_weights_without_biases(width):
     return 12 * width**2
 
 
-def inputs_and_targets_in_place(tokens):
-    inputs = tokens[:, :-1].clone()
-    tokens[:, :-1] = tokens[:, 1:].clone()
-    return inputs, tokens[:, :-1]
+def local_attention_in_place(q, k, v, window):
+    q /= math.sqrt(q.shape[-1])
+    scores = q @ k.T
+    near = torch.ones_like(scores).tril().triu(1 - window).bool()
+    return scores.masked_fill_(~near, -INF).softmax(dim=-1) @ v
 
 
-def inputs_overwritten(tokens):
-    tokens[:, :-1] = tokens[:, 1:].clone()
-    return tokens[:, :-1], tokens[:, 1:]
+def local_attention_one_more(q, k, v, window):
+    return local_attention_in_place(q, k, v, window + 1)
 
 
 def nucleus_in_place(sorted_p, top_p):
@@ -545,18 +559,39 @@ def min_p_sharpened(logits, min_p):
     return min_p_in_place(logits, min_p)
 
 
+def centred_up_to_here(h):
+    counts = torch.arange(1, h.shape[1] + 1)
+    h -= h.cumsum(dim=1) / counts[:, None]
+    return h
+
+
+def centred_over_the_numbers(h):
+    h -= h.mean(dim=2, keepdim=True)
+    return h
+
+
+def mixture_in_place(first, second, w):
+    return -torch.log((1 - w) * first.neg_().exp_() + w * second.neg_().exp_())
+
+
+def mixture_of_surprises(first, second, w):
+    return (1 - w) * first + w * second
+
+
 ANSWERS = [
     (perplexity_in_place, perplexity_in_bits),
+    (0.28, 0.2),
     (causal_weights_in_place, causal_weights_scaled),
+    (local_attention_in_place, local_attention_one_more),
     (block_weights, block_weights_without_biases),
-    (inputs_and_targets_in_place, inputs_overwritten),
     (nucleus_in_place, nucleus_on_the_wrong_side),
     (min_p_in_place, min_p_sharpened),
-    ("standardised", "smoothed"),
+    (centred_up_to_here, centred_over_the_numbers),
+    (mixture_in_place, mixture_of_surprises),
 ]
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("number", range(1, 10))
 def test_answers_that_work_in_place_are_marked_as_any_other(page_space, capsys, number):
     mark = page_space[f"mark_{number}"]
     right, wrong = ANSWERS[number - 1]
@@ -571,7 +606,12 @@ def test_a_softmax_over_the_queries_is_refused(page_space):
         return scores.masked_fill(~gpt.causal_mask(5), -INF).softmax(dim=-2)
 
     with pytest.raises(CheckFailed):
-        page_space["mark_2"](over_queries)
+        page_space["mark_3"](over_queries)
+
+
+def test_a_repair_that_leaks_still_is_refused(page_space):
+    with pytest.raises(CheckFailed, match="future"):
+        page_space["mark_8"](page_space["centred"])
 
 
 def open_answer(width, heads, blocks, lr):
@@ -586,7 +626,7 @@ def open_answer(width, heads, blocks, lr):
 
 def test_the_open_exercise_refuses_a_model_that_is_too_large(page_space):
     with pytest.raises(CheckFailed, match="weights"):
-        page_space["mark_8"](open_answer(96, 4, 2, 3e-3))
+        page_space["mark_10"](open_answer(96, 4, 2, 3e-3))
 
 
 def test_the_open_exercise_refuses_a_model_that_sees_the_future(page_space):
@@ -595,7 +635,7 @@ def test_the_open_exercise_refuses_a_model_that_sees_the_future(page_space):
         return model, torch.optim.AdamW(model.parameters(), lr=1e-2)
 
     with pytest.raises(CheckFailed, match="changed token"):
-        page_space["mark_8"](leaky)
+        page_space["mark_10"](leaky)
 
 
 def test_the_open_exercise_refuses_a_leak_inside_the_embedding(page_space):
@@ -609,7 +649,7 @@ def test_the_open_exercise_refuses_a_leak_inside_the_embedding(page_space):
         return model, torch.optim.AdamW(model.parameters(), lr=1e-2)
 
     with pytest.raises(CheckFailed, match="changed token"):
-        page_space["mark_8"](leaky)
+        page_space["mark_10"](leaky)
 
 
 @pytest.mark.exhaustive
@@ -618,9 +658,9 @@ def test_the_open_exercise_takes_the_solution_and_refuses_the_model_to_beat(page
         model = gpt_open.WithPrevious(vocab)
         return model, torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95))
 
-    page_space["mark_8"](with_previous)
+    page_space["mark_10"](with_previous)
     with pytest.raises(CheckFailed, match="validation loss"):
-        page_space["mark_8"](open_answer(64, 2, 2, 1e-3))
+        page_space["mark_10"](open_answer(64, 2, 2, 1e-3))
 
 
 # ---------------------------------------------------------------- panels
@@ -730,6 +770,22 @@ def test_the_sampler_says_how_many_characters_are_left():
     assert "with your settings 0.00" in panel.status.value
 
 
+def grey_heights(panel):
+    """How many pixels of each column of a sampler's picture are of the grey bars."""
+    shades = picture(panel)
+    bars = shades[int(0.6 * len(shades)) : int(0.86 * len(shades))]  # below the words
+    return (abs(bars - 107) < 3).sum(axis=0)
+
+
+def test_the_grey_bars_never_move_with_the_settings():
+    panel = panels.gpt.sampler()
+    before = grey_heights(panel)
+    assert before.max() > 20
+    for settings in ({"temperature": 0.2}, {"temperature": 2.0}, {"top_p": 0.3}, {"top_k": 1}):
+        panel.set(**settings)
+        assert abs(grey_heights(panel) - before).max() <= 1, settings
+
+
 def test_the_sampler_writes_goes_on_and_forgets():
     panel = MAKERS["two models"]()
     sample = panel.buttons["Sample 60 (0.3 s)"]
@@ -772,8 +828,8 @@ def test_a_panel_keeps_the_model_it_was_given():
 def test_the_lens_shows_the_head_that_is_asked_for():
     panel = MAKERS["lens"]()
     panel.set(text="First Citizen", layer=2, head=2, stage="softmax")
-    weights = gpt.attention_stages(SMALL, CHARACTERS.encode("First Citizen"), 1, 1)["softmax"][-1]
-    assert f"({100 * weights.max():.0f} %)" in panel.status.value
+    shares = gpt.attention_stages(SMALL, CHARACTERS.encode("First Citizen"), 1, 1)["softmax"][-1]
+    assert f"({100 * shares.max():.0f} %)" in panel.status.value
 
 
 def test_the_lens_opens_on_the_first_head_that_is_named_and_a_button_leads_to_each():
@@ -790,10 +846,10 @@ def test_surprise_is_the_loss_of_each_character():
     tokens = TOKENS[:64]
     with torch.no_grad():
         later = F.cross_entropy(SMALL(tokens[None, :-1])[0], tokens[1:], reduction="none")
-    worst = max(later.max(), NGRAM.losses(tokens[:1])[0]) / math.log(2)
-    assert f"{worst:.1f} bits" in panel.status.value
+    worst = max(later.max(), NGRAM.losses(tokens[:1])[0])
+    assert f"{worst:.1f} nats" in panel.status.value
     panel.set(model="n-gram model")
-    assert f"{NGRAM.losses(tokens).max() / math.log(2):.1f} bits" in panel.status.value
+    assert f"{NGRAM.losses(tokens).max():.1f} nats" in panel.status.value
 
 
 def test_the_mask_panel_trains_in_chunks_and_starts_anew_with_the_switch():
@@ -826,6 +882,8 @@ PICTURES = {
     "windows": panels.gpt.sliding_windows,
     "bigrams": lambda: panels.gpt.bigram_map(torch.eye(len(CHARACTERS)), CHARACTERS.alphabet),
     "attention": lambda: panels.gpt.attention_example(Q, Q.flip(0), 10 * Q),
+    "attention of named rows": lambda: panels.gpt.attention_example(Q, Q, Q, list("the")),
+    "queries": lambda: panels.gpt.query_key_value(Q, Q[:2], Q[1:], Q[:2], list("the")),
     "curves": lambda: panels.gpt.training_curves(
         [4.0, 3.0, 2.0], {1: 4.0, 3: 2.5}, {"uniform": 4.2, "5-gram": 1.7}
     ),
@@ -842,11 +900,19 @@ def test_a_picture_is_drawn_whole_and_can_be_read(draw):
 
 def test_the_attention_example_writes_the_numbers_of_the_equation():
     fig = panels.gpt.attention_example(Q, Q, Q)
-    mixed, weights = gpt.attention(Q, Q, Q, gpt.causal_mask(3))
+    mixed, shares = gpt.attention(Q, Q, Q, gpt.causal_mask(3))
     written = [text.get_text() for text in fig.axes[2].texts]
-    assert written == [f"{number:.3g}" for number in weights.flatten().tolist()]
+    assert written == [f"{number:.3g}" for number in shares.flatten().tolist()]
     written = [text.get_text() for text in fig.axes[4].texts]
     assert written == [f"{number:.3g}" for number in mixed.flatten().tolist()]
+
+
+def test_queries_keys_and_values_are_written_as_products():
+    fig = panels.gpt.query_key_value(Q, Q[:2], Q[1:], Q[:2] + 1, list("the"))
+    words = [text.get_text() for text in fig.axes[0].texts]
+    for matrix in (Q[:2], Q[1:], Q[:2] + 1):
+        for number in (Q @ matrix).flatten().tolist():
+            assert f"{number:.3g}" in words
 
 
 def test_the_bigram_map_has_a_row_for_each_character_before():
@@ -862,6 +928,13 @@ def test_the_bigram_map_has_a_row_for_each_character_before():
 
 page = partial(in_notebook, "03_gpt.ipynb")
 panel = partial(in_panels, "gpt")
+
+
+def helper(module, name, old, new, test):
+    """A fault in a helper's part that serves this chapter alone, caught by a test of this file."""
+    return Fault(name, f"aigc_helpers/{module}.py", old, new, test)
+
+
 
 FAULTS = [
     page(
@@ -880,8 +953,9 @@ FAULTS = [
         "/ joint[x[:t]].sum()",
         "/ joint[x[: t + 1]].sum()",
     ),
-    page("mask off by one: the next position may be attended to", ".tril(S - T)", ".tril(S - T + 1)"),
-    page("mask off by one: nobody may attend to itself", ".tril(S - T)", ".tril(S - T - 1)"),
+    page("mask off by one: the next position may be attended to", ".tril()[S - T :]", ".tril(1)[S - T :]"),
+    page("mask off by one: nobody may attend to itself", ".tril()[S - T :]", ".tril(-1)[S - T :]"),
+    page("the mask of new positions: the first rows, not the last", ".tril()[S - T :]", ".tril()[:T]"),
     page(
         "attention: the scale is missing",
         "scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])",
@@ -894,19 +968,19 @@ FAULTS = [
     ),
     page(
         "attention: the mask turned over",
-        "scores.masked_fill(~mask, float",
-        "scores.masked_fill(mask, float",
+        "scores = scores.masked_fill(~mask, float",
+        "scores = scores.masked_fill(mask, float",
     ),
     page(
         "heads: keys and values swapped",
-        "q, k, v = self.split(h)                                # each",
-        "q, v, k = self.split(h)                                # each",
+        "q, k, v = self.split(h)",
+        "q, v, k = self.split(h)",
     ),
     page("the layer forgets that it is causal", "is_causal=self.causal)", "is_causal=False)"),
     page(
         "block: the stream is not passed on",
-        "h = h + self.attention(self.norm1(h), cache)",
-        "h = self.attention(self.norm1(h), cache)",
+        "h = h + self.attention(self.norm1(h))",
+        "h = self.attention(self.norm1(h))",
     ),
     page("block: the MLP reads without its norm", "self.mlp(self.norm2(h))", "self.mlp(h)"),
     page(
@@ -940,8 +1014,8 @@ FAULTS = [
     page("sampled in sorted order", "torch.zeros_like(p).scatter(-1, order, p)", "p"),
     page(
         "cache: position off by one",
-        "len(cache) if cache is not None else 0)",
-        "len(cache) + 1 if cache is not None and len(cache) else 0)",
+        "start=len(cache))",
+        "start=len(cache) + (len(cache) > 0))",
         "test_in_pieces_with_a_cache_the_logits_are_those_of_the_whole",
     ),
     page(
@@ -968,19 +1042,28 @@ FAULTS = [
         "scale = score / q.shape[-1]",
         "test_the_stages_of_attention_end_in_what_the_layer_mixes",
     ),
-    page(
-        "weights of GPT-2 not turned",
-        "weight.T if turned else weight",
-        "weight if turned else weight",
+    helper(
+        "weights",
+        "weights of GPT-2 not transposed",
+        "weight.T if transposed else weight",
+        "weight if transposed else weight",
+        "test_gpt2_gives_our_model_its_logits_also_from_files_with_old_buffers",
     ),
-    page("future_share looks at the past", "felt.triu(1).sum()", "felt.tril(-1).sum()"),
+    page("future_share looks at the past", "(moved.triu(1).sum()", "(moved.tril(-1).sum()"),
     page(
+        "influence: rows and columns swapped",
+        "columns.append((function(changed)[0] - before).norm(dim=-1))       # (T,)\n    return torch.stack(columns, dim=1)",
+        "columns.append((function(changed)[0] - before).norm(dim=-1))       # (T,)\n    return torch.stack(columns, dim=0)",
+    ),
+    helper(
+        "arguments",
         "sampler: top-k 0 is let through",
         "whole and top_k >= 1",
         "whole and top_k >= 0",
         "test_a_setting_that_means_nothing_is_refused_by_its_name",
     ),
-    page(
+    helper(
+        "arguments",
         "sampler: a temperature that is not a number is let through",
         "not 0 <= temperature < math.inf",
         "temperature < 0",
@@ -1004,13 +1087,15 @@ FAULTS = [
         "model.context // 2",
         "test_any_prompt_and_context_give_the_tokens_that_were_asked_for",
     ),
-    page(
+    helper(
+        "weights",
         "weights of GPT-2: an untied head is dropped",
         "if head is not None and not torch.equal",
         "if head is None and not torch.equal",
         "test_a_gpt2_whose_head_is_not_tied_is_refused",
     ),
-    page(
+    helper(
+        "weights",
         "weights of GPT-2: heads are not compared",
         '"n_head": num_heads, ',
         "",
@@ -1049,7 +1134,7 @@ FAULTS = [
     page(
         "heads are mixed up when they are laid side by side",
         "self.out(mixed.transpose(1, 2).flatten(2))",
-        "self.out(mixed.reshape(mixed.shape[0], T, -1))",
+        "self.out(mixed.reshape(mixed.shape[0], mixed.shape[2], -1))",
     ),
     page(
         "eq. (2): the loss of the pairs loses its minus",
@@ -1057,15 +1142,15 @@ FAULTS = [
         "return ((counts * table",
     ),
     page(
-        "mark 3 forgets the biases",
+        "mark 5 forgets the biases",
         "found = sum(weight.numel() for weight in Block(width, 2).parameters())",
         "found = sum(w.numel() for w in Block(width, 2).parameters() if w.ndim == 2)",
         "exercises",
     ),
     page(
-        "exercise 7: the leak is mended",
-        "(h - h.mean(dim=1, keepdim=True)) / h.std(dim=1, keepdim=True)",
-        "(h - h.mean(dim=2, keepdim=True)) / h.std(dim=2, keepdim=True)",
+        "exercise 8: the leak is mended",
+        "return h - h.mean(dim=1, keepdim=True)",
+        "return h - h.mean(dim=2, keepdim=True)",
         "exercises",
     ),
     panel(
@@ -1079,6 +1164,30 @@ FAULTS = [
         'scores.masked_fill(~mask, float("-inf")),\n        "softmax: weights A": weights',
         'scores.masked_fill(~mask, float("-inf")),\n        "softmax: weights A": scores.softmax(1)',
         "test_the_attention_example_writes_the_numbers_of_the_equation",
+    ),
+    panel(
+        "sampler panel: the grey bars are drawn anew to the height of the blue ones",
+        "top = min(1.0, HEADROOM * before.max().item())",
+        "top = after.max().item()",
+        "test_the_grey_bars_never_move_with_the_settings",
+    ),
+    panel(
+        "queries: the matrix is multiplied from the wrong side",
+        "h @ matrix, plotting.BLUE",
+        "h @ matrix.T, plotting.BLUE",
+        "test_queries_keys_and_values_are_written_as_products",
+    ),
+    page(
+        "eq. (8): the gradient of a stack is taken without the plus",
+        "h = h + part(read) if adds else part(read)",
+        "h = part(read)",
+    ),
+    page("mark 9 mixes surprises", "[0.2, 0.625, 1.0]", "[0.1, 0.75, 1.0]", "exercises"),
+    page(
+        "mark 4 gives the last query three keys",
+        "attention(q[5:], k[4:], v[4:])",
+        "attention(q[5:], k[3:], v[3:])",
+        "exercises",
     ),
     panel(
         "sampler panel: top-p is not handed on",
@@ -1100,8 +1209,8 @@ FAULTS = [
     ),
     panel(
         "surprise panel: nats are shown as bits",
-        "return torch.cat([first, later]) / math.log(2)",
         "return torch.cat([first, later])",
+        "return torch.cat([first, later]) / math.log(2)",
         "test_surprise_is_the_loss_of_each_character",
     ),
     panel(
@@ -1117,15 +1226,15 @@ FAULTS = [
         "test_the_mask_panel_trains_in_chunks_and_starts_anew_with_the_switch",
     ),
     page(
-        "mark 5 accepts the cut on the wrong side",
+        "mark 6 accepts the cut on the wrong side",
         "(0.6, [1, 1, 0, 0])",
         "(0.6, [1, 0, 0, 0])",
         "exercises",
     ),
     page(
-        "mark 2 forgets the mask",
-        "scores.masked_fill(~causal_mask(5), float",
-        "scores.masked_fill(causal_mask(5), float",
+        "mark 3 forgets the mask",
+        'want = scores.masked_fill(~mask, float("-inf"))',
+        "want = scores",
         "exercises",
     ),
 ]

@@ -109,7 +109,23 @@ def test_balance_losses_are_added_over_blocks_and_none_is_zero():
     model(torch.zeros(1, 5).long())
     want = sum(block.mlp.balance for block in model.blocks)
     torch.testing.assert_close(gpt_beyond.balance_loss(model), want)
+    assert gpt_beyond.balance_loss(model) == 0, "it has been taken"
     assert gpt_beyond.balance_loss(make_model({})) == 0
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.01])
+def test_a_model_with_experts_can_be_copied_between_two_steps(balance):
+    model, opts = gpt_beyond.make_variant("4 experts for one MLP", 9, 0, None, 8, 16, 1)
+    batch = torch.arange(36).view(4, 9) % 9
+    gpt_beyond.train_step(model, opts, batch, torch.device("cpu"), balance)
+    copied = copy.deepcopy(model)
+    torch.testing.assert_close(copied.blocks[0].mlp.load, model.blocks[0].mlp.load)
+
+
+def test_learned_positions_begin_as_quiet_as_asked():
+    torch.manual_seed(0)
+    model = gpt_beyond.ModernGPT(11, 256, 64, rotary=False, position_start=0.02)
+    assert model.position.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
 def test_a_step_with_experts_trains_the_router_by_its_balance():
@@ -141,11 +157,11 @@ def test_every_variant_trains(name):
 def test_the_same_seed_trains_the_same_and_equal_parts_start_equal():
     ends = []
     for _ in range(2):
-        model, opts = gpt_beyond.make_variant("the full model", 9, 3, context=8, width=16)
+        model, opts = gpt_beyond.make_variant("the baseline", 9, 3, context=8, width=16)
         gpt_beyond.train_for(model, opts, torch.arange(200) % 9, 3, 4, 0)
         ends.append(model.head.weight.clone())
     assert torch.equal(*ends)
-    one, _ = gpt_beyond.make_variant("the full model", 9, 3)
+    one, _ = gpt_beyond.make_variant("the baseline", 9, 3)
     other, _ = gpt_beyond.make_variant("with n-gram tables", 9, 3)
     assert torch.equal(one.blocks[3].attention.q.weight, other.blocks[3].attention.q.weight)
 
@@ -281,7 +297,8 @@ def test_tuning_learns_sums_and_replay_keeps_the_text():
 
 def test_names_of_llama_that_we_have_not_are_refused():
     assert gpt_beyond.rename_llama("model.layers.11.mlp.up_proj.weight") == "blocks.11.mlp.up.weight"
-    for name in ("model.layers.0.self_attn.q_proj.bias", "model.layers.0.self_attn.q_norm.weight"):
+    assert gpt_beyond.rename_llama("model.layers.2.self_attn.k_norm.weight") == "blocks.2.attention.key_scale"
+    for name in ("model.layers.0.self_attn.q_proj.bias", "model.layers.0.self_attn.sinks.weight"):
         with pytest.raises(ValueError, match="ModernGPT has no place for the weights"):
             gpt_beyond.rename_llama(name)
 
@@ -911,13 +928,13 @@ def test_the_score_of_the_rotary_panel_feels_the_distance_only():
 
 def test_pictures_of_the_stored_tables_are_drawn():
     rows = {
-        "the full model": {"difference": "", "± standard error": ""},
+        "the baseline": {"difference": "", "± standard error": ""},
         "worse": {"difference": "+0.100", "± standard error": "0.010"},
         "the same": {"difference": "-0.001", "± standard error": "0.010"},
     }
     fig = panels.gpt_beyond.parts_picture(rows)
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["the same", "worse"]
-    keys = ("width", "computing, FLOP", "validation loss")
+    keys = ("width", "compute, FLOP", "validation loss")
     grid = [dict(zip(keys, row, strict=True)) for row in ((32, 1e9, 2.5), (32, 2e9, 2.4))]
     held_out = dict(zip(keys, (64, 8e9, 2.2), strict=True))
     lines = {"wider": (5.0, 0.03), "longer": (9.0, 0.1)}
@@ -963,21 +980,21 @@ FAULTS = [
     ),
     page_fault(
         "rotary: values turn, too",
-        "k = rotate(k, start)\n        return q, k, v",
-        "k = rotate(k, start)\n        return q, k, rotate(v, start)",
+        "k = rotate(k, start, self.rope_theta)\n        return q, k, v",
+        "k = rotate(k, start, self.rope_theta)\n        return q, k, rotate(v, start)",
         "test_a_modern_block_is_its_formula",
     ),
     page_fault(
         "QK-norm forgets the keys",
-        "            k = F.rms_norm(k, (d,), eps=1e-6)\n",
+        "            k = F.rms_norm(k, (d,), eps=self.eps)\n",
         "",
         "test_a_modern_block_is_its_formula",
     ),
     page_fault("the learnt scale is not used", "q = q * self.scale.to(q.dtype)", "q = 1.0 * q"),
     page_fault(
         "the norm at the entrance has no switch",
-        "eps=1e-6) if self.entrance_norm else h",
-        "eps=1e-6)",
+        "eps=self.eps) if self.entrance_norm else h",
+        "eps=self.eps)",
     ),
     page_fault(
         "shared heads in the wrong order",
@@ -986,8 +1003,26 @@ FAULTS = [
     ),
     page_fault(
         "scores are not divided",
-        "scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])",
-        "scores = q @ k.transpose(-2, -1)",
+        "scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])\n        if self.causal:",
+        "scores = q @ k.transpose(-2, -1)\n        if self.causal:",
+    ),
+    page_fault("the learnt scale of keys is not used", "k = k * self.key_scale.to(k.dtype)", "k = 1.0 * k"),
+    page_fault(
+        "every model turns by the same angles",
+        "k = rotate(k, start, self.rope_theta)",
+        "k = rotate(k, start)",
+    ),
+    page_fault(
+        "the balance stays on its module",
+        "            total = total + part.balance\n            part.balance = None\n",
+        "            total = total + part.balance\n",
+        "test_a_model_with_experts_can_be_copied_between_two_steps",
+    ),
+    page_fault(
+        "learned positions begin loud",
+        "nn.init.normal_(self.position.weight, std=position_start)",
+        "nn.init.normal_(self.position.weight, std=1.0)",
+        "test_learned_positions_begin_as_quiet_as_asked",
     ),
     page_fault("attention is not causal", "        if self.causal:  ", "        if False:  "),
     page_fault("the MLP's ReLU is not squared", "F.relu(inner).square() if", "F.relu(inner) if"),
@@ -1011,7 +1046,7 @@ FAULTS = [
     ),
     page_fault(
         "experts: the balance is not part of what is trained",
-        "total = loss + balance * balance_loss(model) if balance else loss",
+        "total = loss + balance * balance_loss(model)",
         "total = loss",
         "test_a_step_with_experts_trains_the_router_by_its_balance",
     ),
@@ -1075,8 +1110,8 @@ FAULTS = [
     ),
     page_fault(
         "Llama: keys and values swapped",
-        '"self_attn.k_proj": "attention.k",\n    "self_attn.v_proj": "attention.v",',
-        '"self_attn.k_proj": "attention.v",\n    "self_attn.v_proj": "attention.k",',
+        '"self_attn.k_proj": "attention.k.weight",\n    "self_attn.v_proj": "attention.v.weight",',
+        '"self_attn.k_proj": "attention.v.weight",\n    "self_attn.v_proj": "attention.k.weight",',
     ),
     page_fault(
         "LoRA: both matrices start at something",

@@ -165,6 +165,21 @@ def test_masked_loss_takes_the_hidden_letters_only():
     )
 
 
+def test_masked_loss_is_a_mean_over_the_batchs_hidden_letters():
+    class Dear(Spy):
+        def forward(self, tokens):
+            logits = torch.zeros(*tokens.shape, VOCAB)
+            logits[: len(tokens) // 4, :, 0] = 3.0
+            return logits
+
+    x = torch.ones(40, 16).long()
+    hidden = torch.rand(x.shape, generator=seeded()) < 0.15
+    costs = torch.full((40,), math.log(VOCAB))
+    costs[:10] = math.log(VOCAB - 1 + math.exp(3))
+    want = sum(m * cost for m, cost in zip(hidden.sum(1), costs, strict=True)) / hidden.sum()
+    assert objectives.masked_loss(Dear(), x, seeded()).item() == pytest.approx(want.item(), rel=1e-5)
+
+
 def test_false_pairs_have_another_rows_second_half():
     x = torch.arange(40)[:, None].expand(40, 8)
     joined, true = objectives.join_halves(x, seeded())
@@ -218,6 +233,31 @@ def test_the_bound_of_uniform_answers_is_log_v():
     assert bound == pytest.approx(math.log(VOCAB), rel=1e-5) and error < 1e-5
     assert counts.shape == costs.shape == (3, 64)
     assert torch.equal(counts.sort(dim=1).values[0], torch.arange(1, 17).repeat_interleave(4))
+
+
+def test_the_loss_by_numbers_of_gaps_estimates_the_same_bound_and_can_be_trained():
+    model = make_model()
+    x = some_tokens(256)
+    bound, error, *_ = objectives.estimate_bound(model, x, 8, seeded())
+    found = torch.stack([objectives.gap_count_loss(model, x, seeded(k)) for k in range(8)])
+    assert found.requires_grad
+    assert found.mean().item() == pytest.approx(bound, abs=0.05 + 4 * error)
+
+
+def test_a_cost_in_one_order_is_the_product_of_its_answers():
+    model = make_model()
+    x = some_tokens(3)
+    order = torch.rand(x.shape, generator=seeded(2)).argsort(1)
+    found = objectives.cost_in_order(model, x, order)
+    want = torch.zeros(3)
+    with torch.no_grad():
+        for row in range(3):
+            hidden = torch.ones(1, 16, dtype=torch.bool)
+            for position in order[row]:
+                nll = objectives.gap_nll(model, x[row : row + 1], hidden)
+                want[row] += nll[0, position]
+                hidden[0, position] = False
+    torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
 
 
 def test_the_bound_of_three_letters_is_the_mean_over_orders():
@@ -304,6 +344,15 @@ def test_the_orders_are_what_their_names_say():
     assert sorted(steps_of("random")) == [1, 2, 3, 4, 5, 6, 7, 8] != steps_of("random")
 
 
+def test_the_likeliest_draw_is_kept_first():
+    p = torch.tensor([[[0.9, 0.1], [0.6, 0.4], [0.7, 0.3]]])
+    drawn = torch.tensor([[1, 0, 0]])
+    hidden = torch.ones(1, 3, dtype=torch.bool)
+    rank = objectives.rank_gaps(p, hidden, "likeliest draw first", None, drawn)
+    assert rank.tolist() == [[2, 1, 0]]
+    assert objectives.rank_gaps(p, hidden, "surest first", None).tolist() == [[0, 2, 1]]
+
+
 def test_gaps_are_spread_evenly_over_the_evaluations():
     tokens = torch.full((1, 10), VOCAB)
     _, when = objectives.unmask(Spy(), tokens, 4, seeded())
@@ -330,6 +379,15 @@ def test_the_threshold_fills_all_that_is_sure_and_at_least_one():
     assert evaluations == 1 and (written != VOCAB).all()
     _, evaluations = objectives.unmask_sure(Alphabet(), tokens, 1.0, seeded())
     assert evaluations == 8
+
+
+def test_the_threshold_counts_each_windows_evaluations_and_can_take_the_likeliest():
+    tokens = torch.full((3, 8), VOCAB)
+    tokens[1, 2:] = 0
+    tokens[2] = 0
+    written, evaluations = objectives.unmask_sure(Alphabet(), tokens, 1.0, seeded(), temperature=0)
+    assert evaluations.tolist() == [8, 2, 0]
+    assert written[0].tolist() == list(range(8)) and (written[2] == 0).all()
 
 
 def test_scores_of_samples_by_hand():
@@ -414,24 +472,32 @@ def weighted_in_place(nll, hidden, t):
     return nll.mean()
 
 
-def one_more(gaps, num_steps):
-    return [gaps // num_steps] * (num_steps - 1) + [gaps - gaps // num_steps * (num_steps - 1)]
+def tighter_in_place(costs):
+    costs.neg_()
+    return (math.log(len(costs)) - costs.logsumexp(0)).mean()
 
 
-def letters_in_place(log_p):
-    log_p -= log_p.logsumexp(0)
-    return log_p.exp_()
+def write_in_place(model, tokens, generator):
+    for i in range(tokens.shape[1]):
+        p = model(tokens)[:, i].softmax(-1)
+        drawn = torch.multinomial(p, 1, generator=generator)[:, 0]
+        tokens[:, i] = torch.where(tokens[:, i] == model.mask, drawn, tokens[:, i])
+    return tokens
+
+
+def write_at_once(model, tokens, generator):
+    return objectives.unmask(model, tokens, 1, generator)[0]
 
 
 WRONG = {
     1: lambda targets, T: [targets / T] * 5,
     2: lambda joint: (joint / joint.sum(dim=0)).sum(),
     3: lambda nll, hidden, t: nll[hidden].mean(),
-    4: one_more,
-    5: lambda p: p * p,
-    6: lambda log_p: log_p.exp() / log_p.exp().sum(),
+    4: lambda costs: costs.mean(),
+    5: write_at_once,
+    6: lambda p: p * p,
 }
-RIGHT = {2: pseudo_in_place, 3: weighted_in_place, 6: letters_in_place}
+RIGHT = {2: pseudo_in_place, 3: weighted_in_place, 4: tighter_in_place, 5: write_in_place}
 
 
 @pytest.mark.parametrize("number", WRONG)
@@ -600,7 +666,9 @@ STRIP = ("abc " * 16, torch.arange(64))
 PICTURES = {
     "diagram": panels.objectives.masked_diagram,
     "curves": lambda: panels.objectives.two_curves(
-        {"one": [4.0, 3.0, 2.0], "other": [4.0, 2.0, 1.5]}, {"uniform": 4.2, "bigram": 2.5}
+        {"one": [4.0, 3.0, 2.0], "other": [4.0, 2.0, 1.5]},
+        {"uniform": 4.2, "bigram": 2.5},
+        [{1: 3.5, 3: 2.2}, {3: 1.9}],
     ),
     "costs": lambda: panels.objectives.cost_curves({"a": [1.0, 2.0], "b": [1.0, 4.0]}, 1.9, 3.3),
     "strips": lambda: panels.objectives.order_strips({"random": STRIP, "from the left": STRIP}),
@@ -741,7 +809,7 @@ FAULTS = [
     ),
     page(
         "threshold: the surest is not kept",
-        "((sure > threshold) | (sure == sure.amax()))",
+        "((sure > threshold) | (sure == sure.amax(dim=1, keepdim=True)))",
         "((sure > threshold) | (sure >= 0))",
         "test_the_threshold_fills_all_that_is_sure_and_at_least_one",
     ),
@@ -758,8 +826,18 @@ FAULTS = [
         "test_words_at_the_ends_are_left_out",
     ),
     page("mark 1 takes 15 targets of 100 for all", "(10, 640 / 9.6, 640, 10, 20)", "(10, 640 / 96, 640, 10, 20)", "exercises"),
-    page("mark 5 counts without drawing again", "(kept_one & draws[2])", "(kept_one & draws[1])", "exercises"),
-    page("mark 6 wants the logarithms", '"of long texts", answer(log_p - 1000.0), [0.2, 0.5, 0.3]', '"of long texts", answer(log_p - 1000.0), [0.2, 0.5, 0.4]', "exercises"),
+    page("mark 6 counts without drawing again", "(kept_one & draws[2])", "(kept_one & draws[1])", "exercises"),
+    page("mark 4 takes the mean of the costs", "first = -math.log((math.exp(-1) + math.exp(-3)) / 2)", "first = 2.0", "exercises"),
+    page("mark 5 wants what was given to be written over", '"a letter that was given stays", written[:, 2].float().mean(), 1.0', '"a letter that was given stays", written[:, 2].float().mean(), 0.5', "exercises"),
+    page("eq. (4): what is written is not shown", "tokens[rows, position] = letter", "tokens[rows, position] = model.mask"),
+    page("the likeliest draw: the likeliest letter is ranked", "score = p.gather(-1, drawn[..., None])[..., 0]", "score = p.amax(dim=-1)"),
+    page("eq. (1), right: a mean of windows' means", "return gap_nll(model, x, hidden)[hidden].mean()", "return ((gap_nll(model, x, hidden) * hidden).sum(1) / hidden.sum(1).clamp_min(1)).mean()"),
+    page(
+        "threshold: one surest gap of the batch",
+        "(sure == sure.amax(dim=1, keepdim=True))",
+        "(sure == sure.amax())",
+        "test_the_threshold_counts_each_windows_evaluations_and_can_take_the_likeliest",
+    ),
     panel(
         "fill panel: an underscore is left out",
         "if c == GAP or c in known]",

@@ -589,7 +589,7 @@ FAULTS = [
         "share = mask.float().fill_(1 / mask.shape[1])",
         "test_clip_makes_unit_vectors_and_does_not_hear_padding",
     ),
-    page("eq. (3): B others in place of B - 1", "for n in range(B):", "for n in range(B + 1):", "test_the_floor_at_its_ends"),
+    page("eq. (3): B others in place of B - 1", "math.comb(B - 1, n)", "math.comb(B, n)"),
     page("eq. (3): the logarithm of n", "total += chance * math.log(1 + n)", "total += chance * math.log(max(1, n))"),
     page(
         "eq. (5): unstandardised at decode only",
@@ -669,9 +669,9 @@ FAULTS = [
         "test_the_walk_ends_at_both_captions_and_mixes_what_is_asked_for",
     ),
     page(
-        "mark 1: a sum is as good as a mean",
-        'check("all logits 0: ln 2", answer(torch.zeros(2, 2), same), math.log(2))',
-        'check("ln 2", answer(torch.zeros(2, 2), same) > 0, True)',
+        "mark 3: two captions are never asked at once",
+        'check("both", answer(u, a, b, 1.0, 2.0), [-0.3, 1.2])',
+        'check("both", answer(u, a, b, 1.0, 0.0), a)',
         "test_marks_refuse_wrong_answers",
     ),
 ]

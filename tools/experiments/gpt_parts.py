@@ -2,7 +2,7 @@
 
 Each variant (width 64, 4 heads, 4 blocks, context 64) is trained for 300 steps of 16 windows of tiny
 Shakespeare, at the rate that `gpt_rates` (or the same sweep here) chose for it with another seed, and
-scored by the loss of all windows of the last tenth. The difference is that to the full model of the
+scored by the loss of all windows of the last tenth. The difference is that to the baseline of the
 same seed: mean and standard error over the seeds. Held equal: steps, batches, and first weights where
 they can be; the columns say what is not: the number of weights, and the time of a step (the shortest
 of twenty, the variants in turn).
@@ -25,8 +25,8 @@ from .gpt_rates import BATCH, NUM_STEPS, SIZES, find_rate, loss_of, read_text
 
 SEEDS = (0, 1, 2)
 SWEEP_SEED = 10
-FULL = "the full model"
-LONGER = "the full model, a tenth more steps"
+FULL = "the baseline"
+LONGER = "the baseline, a tenth more steps"
 FREE = "4 experts, no load-balance loss"
 OLD = "GPT of chapter 03, AdamW"
 OLD_RATE = 0.003

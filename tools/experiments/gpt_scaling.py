@@ -1,13 +1,13 @@
-"""Widths against numbers of steps: how the loss of chapter 03b's model falls with computing.
+"""Widths against numbers of steps: how the loss of chapter 03b's model falls with compute.
 
-The full model (4 blocks, heads of 16 numbers, context 128) in widths 32, 48 and 64, trained for 75 to
+The baseline (4 blocks, heads of 16 numbers, context 128) in widths 32, 48 and 64, trained for 75 to
 300 steps of 8 windows of tiny Shakespeare, each run with a schedule of its own that ends at a rate of
 zero; and one larger run that no line is fitted to, width 128 for 300 steps. 300 steps read 0.31 of the
 text's length, from random positions, so that about a seventh of that is read again. Muon's rate was
 chosen by one run each of 0.01, 0.02 and 0.04 at 75 steps for each width, with another seed, on the
-validation text. Scored by the loss of all windows of the last tenth. N: the weights in matrix products
-(blocks and head). Computing: 6 N a character, and for the products of attention 12 times blocks,
-context and width.
+validation text. Scored by the loss of all windows of the last tenth. N: the numbers in the
+matrices of the blocks and of the head. Compute: 6 N a character, and for the products of attention 12
+times blocks, context and width.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ def run(progress):
             read = num_steps * BATCH * CONTEXT
             rows[f"width {width}, {num_steps} steps"] = {
                 "width": width,
+                "heads": width // 16,
                 "N": N,
                 "characters read": read,
-                "computing, FLOP": float((6 * N + 12 * BLOCKS * CONTEXT * width) * read),
+                "compute, FLOP": float((6 * N + 12 * BLOCKS * CONTEXT * width) * read),
                 "rate": rate,
                 "validation loss": statistics.mean(losses),
                 "standard deviation": statistics.stdev(losses),
@@ -58,9 +59,9 @@ def run(progress):
 
 
 def num_products(model):
-    """N: the weights that each position is multiplied with; the embedding is only looked up."""
+    """N: the numbers in matrices that each position is multiplied with: no embedding, no norm."""
     parts = [*model.blocks.parameters(), *model.head.parameters()]
-    return sum(weight.numel() for weight in parts)
+    return sum(weight.numel() for weight in parts if weight.ndim == 2)
 
 
 def loss_of(text, width, num_steps, seed, rate):

@@ -1,6 +1,6 @@
 """Characters against byte pairs: the same GPT on both, equal seconds, bits per byte, three seeds.
 
-The full model of chapter 03b (width 128, 4 heads, 4 blocks) reads tiny Shakespeare as characters
+The baseline of chapter 03b (width 128, 4 heads, 4 blocks) reads tiny Shakespeare as characters
 (context 128, batch 8) or as byte pairs, 512 merges learnt from the training text (context 64, batch
 16: as many tokens a step). Each run gets the steps that fit into 12 seconds of one core's time, timed
 beforehand, in turn. Muon's rate was chosen by one run each of 0.01, 0.02 and 0.04 with another seed. Held

@@ -40,7 +40,7 @@ DECIMALS = {"right sums, %": 1, "loss of the text": 2}
 
 def run(progress):
     characters, train, valid = read_text("gpt_tuning")
-    base, opts = make_variant("the full model", len(characters), 0, **SIZES)
+    base, opts = make_variant("the baseline", len(characters), 0, **SIZES)
     train_for(base, opts, train, 800, 16, 0)
     windows = train.unfold(0, SIZES["context"] + 1, 1)
     chosen, held_out = split_sums()

@@ -1,9 +1,9 @@
 """Latents or pixels at equal seconds: chapter 05, three systems that read captions, three seeds.
 
-Each system has 120 s of processor time (one thread) on the same 20,000 scenes of MNIST's digits, reads
+Each system has 60 s of processor time (one thread) on the same 20,000 scenes of MNIST's digits, reads
 with the same frozen text encoder (that of the stored CLIP), learns the velocity of rectified flow from
-standardised data in batches of 64 with Muon and Adam, and is averaged over its last fifth. The latents' 120 s
-are 25 s of their autoencoder and 95 s of the transformer. The transformer on pixels is the same, with
+standardised data in batches of 64 with Muon and Adam, and is averaged over its last fifth. The latents' 60 s
+are 15 s of their autoencoder and 45 s of the transformer. The transformer on pixels is the same, with
 as many patches; the U-Net on pixels is chapter 04's in three colours, with cross-attention to the
 words on its coarse grid. Drawn with guidance 3 in 20 steps, for 120 captions of seen and 120 of
 held-out combinations. The rates are the chapter's, tuned for the latents alone.
@@ -31,8 +31,8 @@ from aigc_helpers.weights import load_model
 from ..experimenting import load_real_digits, summarize
 
 SEEDS = (0, 1, 2)
-SECONDS = 120.0  # of processor time, for all that a system trains
-CODER_SECONDS = 25.0  # of them, for the autoencoder
+SECONDS = 60.0  # of processor time, for all that a system trains
+CODER_SECONDS = 15.0  # of them, for the autoencoder
 NUM_CAPTIONS = 120
 DECIMALS = {"joint": 3, "joint, held out": 3, "recall": 3, "training steps": 0}
 
