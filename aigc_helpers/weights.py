@@ -205,6 +205,10 @@ def load_model(name):
     "scene_autoencoder"  AutoEncoder: `encode` and `decode`, images (N, 3, 32, 32) <-> (N, 4, 8, 8)
     "caption_dit"        CaptionDiT: latents, times, words, mask -> velocity (N, 4, 8, 8)
     "text_to_image"      TextToImage: the last three together, for `draw(model, tokens)`
+    "scene_vq"           SceneVQ: `encode` and `decode`, images (N, 3, 32, 32) <-> codes (N, 64)
+    "scene_gpt"          GPT: captions and codes (N, T) -> logits; see `models.dalle.draw_by_codes`
+    "vector_prior"       Prior: noisy picture vectors, times, caption vectors -> velocity (N, 64)
+    "vector_decoder"     VectorDecoder: latents, times, picture vectors -> velocity (N, 4, 8, 8)
 
     Raises ValueError for another name, and when the file is not the one that the manifest names.
     """
@@ -279,6 +283,30 @@ def _build_caption_dit(about):
     return [CaptionDiT()]
 
 
+def _build_scene_vq(about):
+    from aigc_helpers.models.dalle import SceneVQ
+
+    return [SceneVQ()]
+
+
+def _build_scene_gpt(about):
+    from aigc_helpers.models.dalle import make_scene_gpt
+
+    return [make_scene_gpt()]
+
+
+def _build_vector_prior(about):
+    from aigc_helpers.models.dalle import Prior
+
+    return [Prior()]
+
+
+def _build_vector_decoder(about):
+    from aigc_helpers.models.dalle import VectorDecoder
+
+    return [VectorDecoder()]
+
+
 def _assemble_text_to_image():
     """What draws a caption: three files, each below 1 MB."""
     from aigc_helpers.models.text_to_image import TextToImage
@@ -298,6 +326,10 @@ BUILDERS = {
     "scene_clip": _build_scene_clip,
     "scene_autoencoder": _build_scene_autoencoder,
     "caption_dit": _build_caption_dit,
+    "scene_vq": _build_scene_vq,
+    "scene_gpt": _build_scene_gpt,
+    "vector_prior": _build_vector_prior,
+    "vector_decoder": _build_vector_decoder,
 }
 
 

@@ -41,6 +41,7 @@ def picture(path=ROOT / "notebooks" / "images" / "models.png"):
 HEADS = {
     "gan_beyond.png": ("01b_gan_beyond.ipynb", ("c-r3gan-figure", "c-digits-figure")),
     "vae_beyond.png": ("02b_vae_beyond.ipynb", ("prior-figure", "vq-figure")),
+    "dalle.png": ("05b_dalle.ipynb", ("three-figure",)),
     "diffusion_beyond.png": ("04b_diffusion_beyond.ipynb", ("fig-bound", "few-check")),
 }
 

@@ -167,7 +167,7 @@ CHAPTERS = [  # number, what, column, row, whether it stands
     ("04", "diffusion", 1, 3, True),
     ("04b", "beyond diffusion", 2, 3, True),
     ("05", "text to image", 3, 3, True),
-    ("05b", "beyond 05", 4, 3, False),
+    ("05b", "DALL·E 1 and 2", 4, 3, True),
     ("06", "side by side", 5, 1, False),
     ("07", "scaling", 5, 2, False),
 ]

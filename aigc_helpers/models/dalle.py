@@ -1,0 +1,287 @@
+"""Generated from notebooks/05b_dalle.ipynb: edit it there, then run `python -m tools export`."""
+
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from aigc_helpers.arguments import require_number, require_whole
+from aigc_helpers.models.diffusion import (
+    RECTIFIED_FLOW,
+    diffuse,
+    draw_times,
+    sample,
+    time_embedding,
+)
+from aigc_helpers.models.gpt import GPT, Cache, next_logits, next_probabilities
+from aigc_helpers.models.text_to_image import AutoEncoder, CaptionDiT
+from aigc_helpers.scenes import PAD, WORDS
+from aigc_helpers.training import autocast
+
+
+SIDE = 8  # codes on each side of a picture
+NUM_CODES = SIDE * SIDE
+NUM_WORDS = len(WORDS)
+
+
+def choose_entries(z, entries):
+    """For vectors z (n, d): the nearest of entries (K, d), and the squared distance; both (n,)."""
+    parts = [torch.cdist(part, entries).min(dim=1) for part in z.split(20_000)]
+    distance = torch.cat([part.values for part in parts])
+    return torch.cat([part.indices for part in parts]), distance.square()
+
+
+def fit_codebook(z, K, num_rounds=15, move=True, generator=None, start=None):
+    """Entries (K, d) for vectors z (n, d), n at least K, by k-means: eq. (1).
+
+    move: in all but the last four rounds, entries that are chosen least are put elsewhere.
+    start (K, d): the first entries; without it, vectors drawn at random.
+    """
+    require_whole("fit_codebook", "K", K, least=1, most=len(z))
+    require_whole("fit_codebook", "num_rounds", num_rounds, least=1)
+    entries = z[torch.randperm(len(z), generator=generator)[:K]] if start is None else start
+    entries = entries.clone()
+    for number in range(num_rounds):
+        index, error = choose_entries(z, entries)
+        counts = torch.bincount(index, minlength=K)
+        sums = torch.zeros_like(entries).index_add_(0, index, z)
+        used = counts > 0
+        entries[used] = sums[used] / counts[used, None]
+        if move and number < num_rounds - 4:
+            least = counts.argsort()[: max(1, K // 10)]
+            far = torch.multinomial(error + 1e-9, len(least), generator=generator)
+            entries[least] = z[far]
+    return entries
+
+
+def perplexity(codes, K):
+    """exp(entropy) of the shares of K entries among codes (...): how many are in use, in effect."""
+    counts = torch.bincount(codes.flatten(), minlength=K).double()
+    p = counts / counts.sum()
+    return torch.exp(-torch.xlogy(p, p).sum()).item()
+
+
+class SceneVQ(nn.Module):
+    """Pictures (N, 3, 32, 32) in [-1, 1] as 64 entries of a codebook, one for every 4x4 pixels."""
+
+    def __init__(self, K=256):
+        super().__init__()
+        require_whole("SceneVQ", "K", K, least=1)
+        self.coder = AutoEncoder()
+        self.codebook = nn.Parameter(torch.randn(K, 4))
+
+    @torch.no_grad()
+    def vectors(self, images):
+        """The encoder's vectors (N, 8, 8, 4), before they snap; 0 in the black."""
+        parts = [self.coder.encode(part) for part in images.split(250)]
+        brightest = F.max_pool2d(images.amax(dim=1, keepdim=True), 4)
+        ink = brightest > -0.9                                 # (N, 1, 8, 8)
+        return (torch.cat(parts).float() * ink).movedim(1, -1)
+
+    @torch.no_grad()
+    def encode(self, images):
+        """The codes (N, 64) of pictures, row by row."""
+        index, _ = choose_entries(self.vectors(images).flatten(0, 2), self.codebook)
+        return index.view(len(images), NUM_CODES)
+
+    def forward(self, codes):
+        """Pictures, about in [-1, 1], of codes (N, 64), with gradients."""
+        entries = self.codebook[codes].unflatten(1, (SIDE, SIDE)).movedim(-1, 1)
+        return self.coder.decode(entries).float()
+
+    @torch.no_grad()
+    def decode(self, codes):
+        """Pictures (N, 3, 32, 32) in [-1, 1] of codes (N, 64)."""
+        return torch.cat([self(part) for part in codes.split(250)]).clamp(-1, 1)
+
+
+def make_scene_gpt(codebook=None, K=256, width=128, num_blocks=4):
+    """Chapter 03's GPT over captions of 12 words and the 64 codes of a picture.
+
+    codebook (K, 4): codes whose entries are alike then begin with embeddings that are alike.
+    """
+    K = K if codebook is None else len(codebook)
+    require_whole("make_scene_gpt", "K", K, least=1)
+    gpt = GPT(NUM_WORDS + K, 12 + NUM_CODES - 1, width, num_heads=4, num_blocks=num_blocks)
+    row_and_column = 0.1 * torch.randn(2, SIDE, width)
+    places = row_and_column[0][:, None] + row_and_column[1]        # (8, 8, width)
+    gpt.position.weight.data[12:] += places.flatten(0, 1)[:-1]
+    if codebook is not None:
+        gpt.token.weight.data[NUM_WORDS:] += 0.05 * codebook @ torch.randn(4, width)
+    return gpt
+
+
+def as_sequences(tokens, codes):
+    """Captions (N, 12) and codes (N, 64) as sequences (N, 76) of one alphabet: code k is 28 + k."""
+    return torch.cat([tokens, NUM_WORDS + codes], dim=1)
+
+
+def drop_captions(tokens, share=0.1, generator=None):
+    """Captions (N, 12), each emptied with this probability."""
+    require_number("drop_captions", "share", share, least=0, most=1)
+    dropped = torch.rand(len(tokens), 1, generator=generator) < share
+    return torch.where(dropped, PAD, tokens)
+
+
+def code_losses(gpt, tokens, codes):
+    """-log p, nats, of each code (N, 64) after its caption and the codes before it: eq. (2)."""
+    sequences = as_sequences(tokens, codes)
+    logits = gpt(sequences[:, :-1])                                # (N, 75, 28 + K)
+    logits = logits[:, tokens.shape[1] - 1 :, NUM_WORDS:].float()  # those that foretell codes
+    return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none")
+
+
+def guided_logits(with_caption, without, w):
+    """Eq. (3): logits (N, K), led away from those without the caption by w."""
+    return with_caption + w * (with_caption - without)
+
+
+@torch.no_grad()
+def draw_codes(gpt, tokens, w=0.0, temperature=1.0, top_k=None, generator=None):
+    """Codes (N, 64) for captions (N, 12), one after another, by eq. (2) and (3)."""
+    require_number("draw_codes", "w", w, least=0)
+    rows = torch.cat([tokens, torch.zeros_like(tokens)]) if w > 0 else tokens
+    copies = len(rows) // len(tokens)
+    cache = Cache()
+    drawn = []
+    for _ in range(NUM_CODES):
+        logits = next_logits(gpt, rows, cache)[:, NUM_WORDS:].float()
+        if w > 0:
+            logits = guided_logits(*logits.chunk(2), w)
+        p = next_probabilities(logits, temperature, top_k)
+        code = torch.multinomial(p, 1, generator=generator)
+        drawn.append(code)
+        rows = torch.cat([rows, NUM_WORDS + code.repeat(copies, 1)], dim=1)
+    return torch.cat(drawn, dim=1)
+
+
+def draw_by_codes(vq, gpt, tokens, w=2.0, temperature=1.0, top_k=None, generator=None):
+    """Pictures (N, 3, 32, 32) in [-1, 1] for captions (N, 12), 250 at a time: DALL-E 1."""
+    settings = {"w": w, "temperature": temperature, "top_k": top_k, "generator": generator}
+    parts = [vq.decode(draw_codes(gpt, part, **settings)) for part in tokens.split(250)]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def choose(clip, images, tokens, best_of):
+    """The picture nearest to its caption among each `best_of` of images (N * best_of, 3, 32, 32).
+
+    Those of a caption stand together; tokens (N, 12). Returns their places in images (N,): eq. (4).
+    """
+    require_whole("choose", "best_of", best_of, least=1)
+    vectors = torch.cat([clip.embed_images(part) for part in images.split(500)])
+    cosines = (vectors.unflatten(0, (-1, best_of)) * clip.embed_text(tokens)[:, None]).sum(dim=2)
+    return torch.arange(len(tokens)) * best_of + cosines.argmax(dim=1)
+
+
+DIM = 64  # numbers in CLIP's vectors
+LENGTH = math.sqrt(DIM)  # the prior works on vectors of this length
+
+
+class Prior(nn.Module):
+    """Noisy picture vectors x (N, 64), times t (N,), caption vectors u (N, 64) -> velocities."""
+
+    def __init__(self, hidden=256, num_blocks=3):
+        super().__init__()
+        self.enter = nn.Linear(2 * DIM + 64, hidden)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.SiLU(),
+                          nn.Linear(hidden, hidden))
+            for _ in range(num_blocks)
+        )
+        self.leave = nn.Linear(hidden, DIM)
+
+    def forward(self, x, t, u):
+        h = self.enter(torch.cat([x, LENGTH * u, time_embedding(t)], dim=1))
+        for block in self.blocks:
+            h = h + block(h)
+        return self.leave(h)
+
+
+def prior_loss(prior, v, u, generator=None):
+    """Eq. (5) for picture vectors v and caption vectors u, both (N, 64) of length 1."""
+    t = draw_times(len(v), generator=generator)
+    eps = torch.randn(v.shape, generator=generator)
+    x = diffuse(LENGTH * v, t, eps, RECTIFIED_FLOW)
+    return (prior(x, t, u) - (eps - LENGTH * v)).square().mean()
+
+
+@torch.no_grad()
+def draw_vectors(prior, u, num_steps=20, generator=None, best_of=2):
+    """Picture vectors (N, 64) of length 1 for caption vectors u (N, 64): the nearest of best_of."""
+    require_whole("draw_vectors", "best_of", best_of, least=1)
+    many = u.repeat_interleave(best_of, 0)
+
+    def denoise(x, t):
+        return x - t * prior(x, torch.full((len(x),), t), many)
+
+    noise = torch.randn(many.shape, generator=generator)
+    v = F.normalize(sample(denoise, noise, RECTIFIED_FLOW, num_steps), dim=1)
+    v = v.unflatten(0, (-1, best_of))                              # (N, best_of, 64)
+    nearest = (v * u[:, None]).sum(dim=2).argmax(dim=1)
+    return v[torch.arange(len(u)), nearest]
+
+
+class VectorDecoder(nn.Module):
+    """Latents (N, 4, 8, 8), times (N,), picture vectors (N, 64) or zeros -> velocity of latents."""
+
+    def __init__(self, num_tokens=4, width=128, num_blocks=3):
+        super().__init__()
+        self.spread = nn.Linear(DIM, num_tokens * width, bias=False)
+        self.positions = nn.Parameter(0.5 * torch.randn(num_tokens, width))
+        self.net = CaptionDiT(num_blocks=num_blocks)
+
+    def forward(self, z, t, v):
+        words = self.spread(LENGTH * v).unflatten(1, self.positions.shape) + self.positions
+        mask = torch.ones(words.shape[:2], dtype=torch.bool)
+        return self.net(z, t, words, mask)
+
+
+def decoder_loss(decoder, z0, v, generator=None):
+    """Rectified flow on latents z0 (N, 4, 8, 8), with vectors v (N, 64), a tenth of them zero."""
+    t = draw_times(len(z0), middle=True, generator=generator)
+    eps = torch.randn(z0.shape, generator=generator)
+    dropped = torch.rand(len(v), 1, generator=generator) < 0.1
+    out = decoder(diffuse(z0, t, eps, RECTIFIED_FLOW), t, torch.where(dropped, 0.0, v))
+    return (out.float() - (eps - z0)).square().mean()
+
+
+@torch.no_grad()
+def draw_from_vectors(
+    decoder, autoencoder, v, w=2.0, num_steps=20, generator=None, noise=None
+):
+    """Pictures (N, 3, 32, 32) in [-1, 1] of picture vectors v (N, 64), with guidance w.
+
+    noise (N, 4, 8, 8) to start from; drawn if None.
+    """
+    require_number("draw_from_vectors", "w", w, least=0)
+    if noise is None:
+        noise = torch.randn(len(v), 4, SIDE, SIDE, generator=generator)
+    parts = []
+    for some, start in zip(v.split(250), noise.split(250), strict=True):
+        both = torch.cat([some, torch.zeros_like(some)])
+
+        def denoise(z, t, both=both):
+            times = torch.full((len(both),), t)
+            with_v, without = decoder(torch.cat([z, z]), times, both).float().chunk(2)
+            return z - t * (with_v + w * (with_v - without))
+
+        with autocast("cpu"):
+            z = sample(denoise, start, RECTIFIED_FLOW, num_steps)
+        parts.append(autoencoder.decode(z.float()).clamp(-1, 1))
+    return torch.cat(parts)
+
+
+def slerp(v, d, share):
+    """Unit vectors (N, D), turned from v towards d by a share of their angle: eq. (6)."""
+    require_number("slerp", "share", share, least=0, most=1)
+    angle = (v * d).sum(dim=1, keepdim=True).clamp(-0.9999, 0.9999).acos()
+    first = ((1 - share) * angle).sin() * v
+    return (first + (share * angle).sin() * d) / angle.sin()
+
+
+@torch.no_grad()
+def text_difference(clip, before, after):
+    """The direction (N, 64), of length 1, from captions `before` to captions `after` (N, 12)."""
+    return F.normalize(clip.embed_text(after) - clip.embed_text(before), dim=1)

@@ -1,0 +1,375 @@
+"""The panels and pictures of 05b_dalle: three routes from a caption to a picture.
+
+three_routes()       the three systems in one diagram
+three_captions()     your caption by all three, the best of several chosen by CLIP
+variations(...)      a picture, and others drawn from its vector in CLIP's space
+difference(...)      a picture's vector turned by the difference of two captions
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from aigc_helpers import plotting
+from aigc_helpers.models import dalle, text_to_image
+from aigc_helpers.panels.core import Panel, choice, frozen, slider, text_box
+from aigc_helpers.scenes import COLOURS, DIGITS, describe, read_caption, tokenize
+from aigc_helpers.weights import load_model
+
+SHOWN = 4  # pictures of a system in a row
+NAMES = ("DALL·E 1: codes", "DALL·E 2: one vector", "05: words")
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # of the angle, in `difference`
+NUM_VARIATIONS = 7
+STEPS = 12  # of a sampler in a panel
+EXAMPLE = "a red three above a blue seven"
+
+
+def _seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# ---------------------------------------------------------------- the three routes in a diagram
+
+ROUTES = {  # name -> (what stands in its boxes, which of them the caption passes through alone)
+    "DALL·E 1": ("caption", "GPT", "64 codes", "decoder of\nthe VQ-VAE", "picture"),
+    "DALL·E 2": ("caption", "CLIP, prior", "one vector", "denoiser,\ndecoder", "picture"),
+    "chapter 05": ("caption", "text encoder", "a vector\na word", "denoiser,\ndecoder", "picture"),
+}
+
+
+@plotting.style()
+def three_routes():
+    """Figure: three rows of boxes, from a caption to a picture; the narrow place of each is orange."""
+    from matplotlib.patches import FancyBboxPatch
+
+    fig, ax = plotting.canvas(3.0)
+    for row, (name, boxes) in enumerate(ROUTES.items()):
+        y = 2.45 - 0.95 * row
+        ax.text(0.1, y, name, va="center", fontsize=10.5, weight="bold")
+        for column, words in enumerate(boxes):
+            x = 1.95 + 1.55 * column
+            narrow = column == 2
+            colour = plotting.ORANGE if narrow else plotting.BLUE
+            high = 0.62 if not narrow else (0.5, 0.34, 0.62)[row]
+            corner = (x - 0.55, y - high / 2)
+            ax.add_patch(
+                FancyBboxPatch(
+                    corner, 1.1, high, boxstyle="round,pad=0,rounding_size=0.08",
+                    facecolor="white", edgecolor=colour, linewidth=2.2 if narrow else 1.5,
+                )
+            )  # fmt: skip
+            ax.text(x, y, words, ha="center", va="center", fontsize=9)
+            if column:
+                arrow = {"arrowstyle": "->", "color": plotting.INK, "linewidth": 1.4}
+                ax.annotate("", (x - 0.58, y), (x - 0.97, y), arrowprops=arrow)
+    return fig
+
+
+# ---------------------------------------------------------------- one caption by three systems
+
+
+class Systems:
+    """The three systems as stored, and CLIP, which chooses."""
+
+    def __init__(self):
+        self.clip = load_model("scene_clip")
+        self.words = load_model("text_to_image")
+        self.vq = load_model("scene_vq")
+        self.gpt = load_model("scene_gpt")
+        self.prior = load_model("vector_prior")
+        self.decoder = load_model("vector_decoder")
+
+    @torch.no_grad()
+    def draw(self, tokens, w=2.0, num_steps=STEPS, seed=0):
+        """Pictures (N, 3, 32, 32) for captions (N, 12) by each system: a dict by name."""
+        u = self.clip.embed_text(tokens)
+        v = dalle.draw_vectors(self.prior, u, generator=_seeded(seed))
+        coder = self.words.autoencoder
+        return {
+            NAMES[0]: dalle.draw_by_codes(self.vq, self.gpt, tokens, w, generator=_seeded(seed)),
+            NAMES[1]: dalle.draw_from_vectors(
+                self.decoder, coder, v, w, num_steps, generator=_seeded(seed)
+            ),
+            NAMES[2]: text_to_image.draw(
+                self.words, tokens, w, num_steps, generator=_seeded(seed)
+            ),
+        }
+
+
+@functools.lru_cache(maxsize=1)
+def _systems():
+    return Systems()
+
+
+@functools.lru_cache(maxsize=32)
+def best_pictures(words, best_of, w):
+    """For a caption's words (a tuple of 12 numbers): the SHOWN pictures of each system, chosen.
+
+    Each of them is the one of `best_of` that CLIP finds nearest to the caption.
+    """
+    systems = _systems()
+    tokens = torch.tensor([words])
+    drawn = systems.draw(tokens.repeat(SHOWN * best_of, 1), w)
+    return {
+        name: images[dalle.choose(systems.clip, images, tokens.repeat(SHOWN, 1), best_of)]
+        for name, images in drawn.items()
+    }
+
+
+def three_captions():
+    """Your caption by three systems, a row each.
+
+    What moves: the caption, how many pictures each system draws for one that is shown (CLIP
+    chooses), the guidance. Draw draws.
+    What to see: the row that goes through one vector confuses which digit has which colour;
+    choosing helps the row of codes most.
+    Sources: Ramesh 2021, arXiv 2102.12092; Ramesh 2022, arXiv 2204.06125.
+    """
+    margins = {"left": 0.31, "right": 0.99, "top": 0.89, "bottom": 0.01, "hspace": 0.06}
+    page = plotting.ReusableFigure(5.8, 4.2, margins, nrows=3)
+    first = {"text": EXAMPLE, "best_of": 1, "w": 2.0}
+    asked = [dict(first)]
+    latest = [dict(first)]
+
+    def change(name, value):
+        latest[0][name] = value
+
+    def press():
+        asked[0] = dict(latest[0])
+
+    def show_frame(**values):
+        def take():
+            latest[0] = {**first, **values}
+            press()
+            return latest[0]
+
+        return take
+
+    def reset():
+        latest[0] = dict(first)
+        press()
+
+    def draw(text, best_of, w):
+        reading = read_caption(asked[0]["text"])
+        words = tuple(reading.tokens[0].tolist())
+        pictures = best_pictures(words, asked[0]["best_of"], asked[0]["w"])
+        fig, axes = page.wipe()
+        for ax, (name, images) in zip(axes, pictures.items(), strict=True):
+            plotting.draw_images(ax, images, ncols=SHOWN)
+            ax.text(-0.04, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=9)
+        said = " ".join(dalle.WORDS[word] for word in words if word) or "(no caption)"
+        fig.suptitle(f"{said}; best of {asked[0]['best_of']}", fontsize=10)
+        waiting = asked[0] != {"text": text, "best_of": best_of, "w": w}
+        note = reading.note if not waiting else "Press Draw to draw this caption."
+        return fig, note or "Four pictures of each system."
+
+    return Panel(
+        "One caption, three routes",
+        draw,
+        controls={
+            "text": text_box("caption", EXAMPLE),
+            "best_of": choice("best of", {"1": 1, "2": 2, "8": 8, "32": 32}),
+            "w": slider("guidance w", 0.0, 4.0, 2.0, step=0.5),
+        },
+        buttons={"Draw (1 to 15 s)": press},
+        changed=change,
+        reset=reset,
+        frames=[
+            ("The first four", show_frame()),
+            ("The best four of 8 each", show_frame(best_of=8)),
+            ("Colours swapped", show_frame(text="a blue three above a red seven")),
+            ("One digit", show_frame(text="a green eight at the top right")),
+        ],
+        alt="Three rows of four pictures: the same caption by three systems.",
+    )
+
+
+# ---------------------------------------------------------------- variations of a picture
+
+
+def variations(decoder=None, autoencoder=None, clip=None, scenes=None):
+    """A picture at the left; pictures drawn from its vector beside it.
+
+    What moves: which picture, the guidance, the noise. Draw draws.
+    What to see: digit, colour and place stay mostly; slant, thickness and the exact place change.
+    Source: Ramesh 2022, arXiv 2204.06125, section 3.1.
+    decoder, autoencoder, clip: without them those stored; scenes: a Scenes of 24 pictures or more.
+    """
+    draw_from, embed = _drawing(decoder, autoencoder, clip)
+    vectors = embed(scenes.images[:24])
+    margins = {"left": 0.01, "right": 0.99, "top": 0.86, "bottom": 0.02}
+    page = plotting.ReusableFigure(6.0, 3.4, margins)
+    first = {"number": 0, "w": 2.0, "seed": 0}
+    latest = [dict(first)]
+    shown = [None, None]
+
+    def press():
+        now = latest[0]
+        v = vectors[now["number"]].repeat(NUM_VARIATIONS, 1)
+        drawn = draw_from(v, now["w"], _seeded(now["seed"]))
+        original = scenes.images[now["number"]][None]
+        shown[:] = [torch.cat([original, drawn]), dict(now)]
+
+    def change(name, value):
+        latest[0][name] = value
+
+    def show_frame(**values):
+        def take():
+            latest[0] = {**first, **values}
+            press()
+            return latest[0]
+
+        return take
+
+    def reset():
+        latest[0] = dict(first)
+        press()
+
+    def draw(number, w, seed):
+        if shown[0] is None:
+            press()
+        images, settings = shown
+        fig, ax = page.wipe()
+        plotting.draw_images(ax, images, ncols=4)
+        ax.add_patch(_frame())
+        caption = scenes.captions[settings["number"]]
+        ax.set_title(f"framed: a real scene, {caption}", fontsize=10)
+        waiting = settings != {"number": number, "w": w, "seed": seed}
+        return fig, "Press Draw." if waiting else f"{NUM_VARIATIONS} variations."
+
+    return Panel(
+        "Variations of a picture",
+        draw,
+        controls={
+            "number": slider("picture", 0, 23, 0, step=1),
+            "w": slider("guidance w", 0.0, 4.0, 2.0, step=0.5),
+            "seed": slider("noise seed", 0, 9, 0, step=1),
+        },
+        buttons={"Draw (0.5 s)": press},
+        changed=change,
+        reset=reset,
+        frames=[(f"Picture {k}", show_frame(number=k)) for k in (0, 1, 4, 5)],
+        alt="Eight pictures: the first is real, the others are drawn from its vector.",
+    )
+
+
+def _frame():
+    """A frame around the first of some tiles of 32 pixels."""
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((0, 0), 33, 33, fill=False, edgecolor=plotting.ORANGE, linewidth=2.5)
+
+
+def _drawing(decoder, autoencoder, clip):
+    """Functions that draw from vectors and embed pictures, with copies of these models."""
+    decoder = frozen(load_model("vector_decoder") if decoder is None else decoder)
+    if autoencoder is None:
+        autoencoder = load_model("text_to_image").autoencoder
+    autoencoder = frozen(autoencoder)
+    clip = frozen(load_model("scene_clip") if clip is None else clip)
+
+    def draw_from(v, w, generator=None, noise=None):
+        return dalle.draw_from_vectors(decoder, autoencoder, v, w, STEPS, generator, noise)
+
+    @torch.no_grad()
+    def embed(images):
+        return clip.embed_images(images)
+
+    draw_from.clip = clip
+    return draw_from, embed
+
+
+# ---------------------------------------------------------------- the difference of two captions
+
+
+def changed_facts(facts, what, value):
+    """The facts of one scene whose first digit (or its colour) is another one."""
+    digits = facts.digits.clone()
+    colours = facts.colours.clone()
+    column = digits if what == "digit" else colours
+    column[:, 0] = value
+    return type(facts)(digits, colours, facts.relation, facts.position)
+
+
+def difference(decoder=None, autoencoder=None, clip=None, scenes=None):
+    """A picture's vector, turned step by step along the difference of two captions.
+
+    What moves: which picture, what its first digit is to become, the guidance. Draw draws.
+    What to see: the colour turns over at some angle, and what the captions share stays for a
+    while; at large angles the picture is lost.
+    Source: Ramesh 2022, arXiv 2204.06125, section 3.3.
+    decoder, autoencoder, clip: without them those stored; scenes: a Scenes of 24 pictures or more.
+    """
+    draw_from, embed = _drawing(decoder, autoencoder, clip)
+    vectors = embed(scenes.images[:24])
+    noise = torch.randn(1, 4, dalle.SIDE, dalle.SIDE, generator=_seeded()).repeat(len(SHARES), 1, 1, 1)
+    margins = {"left": 0.01, "right": 0.99, "top": 0.80, "bottom": 0.02}
+    page = plotting.ReusableFigure(6.6, 1.9, margins)
+    targets = {f"colour: {name}": ("colour", k) for k, name in enumerate(COLOURS)}
+    targets |= {f"digit: {name}": ("digit", k) for k, name in enumerate(DIGITS)}
+    first = {"number": 0, "target": ("colour", 2), "w": 2.0}
+    latest = [dict(first)]
+    shown = [None, None, ""]
+
+    def press():
+        now = latest[0]
+        facts = scenes.facts[now["number"]]
+        before, after = describe(facts), describe(changed_facts(facts, *now["target"]))
+        if before == after:
+            turned = vectors[now["number"]].repeat(len(SHARES), 1)
+            words = f"{before[0]}: it is that already"
+        else:
+            v = vectors[now["number"]][None]
+            d = dalle.text_difference(draw_from.clip, tokenize(before), tokenize(after))
+            turned = torch.cat([dalle.slerp(v, d, share) for share in SHARES])
+            words = f"{before[0]}  →  {after[0]}"
+        shown[:] = [draw_from(turned, now["w"], noise=noise), dict(now), words]
+
+    def change(name, value):
+        latest[0][name] = value
+
+    def show_frame(**values):
+        def take():
+            latest[0] = {**first, **values}
+            press()
+            return latest[0]
+
+        return take
+
+    def reset():
+        latest[0] = dict(first)
+        press()
+
+    def draw(number, target, w):
+        if shown[0] is None:
+            press()
+        images, settings, words = shown
+        fig, ax = page.wipe()
+        plotting.draw_images(ax, images, ncols=len(SHARES))
+        for k, share in enumerate(SHARES):
+            ax.text(33 * k + 17, -1.5, f"θ = {share}", ha="center", va="bottom", fontsize=9)
+        fig.suptitle(words, fontsize=10)
+        waiting = settings != {"number": number, "target": target, "w": w}
+        return fig, "Press Draw." if waiting else "The same noise in all six pictures."
+
+    return Panel(
+        "The difference of two captions",
+        draw,
+        controls={
+            "number": slider("picture", 0, 23, 0, step=1),
+            "target": choice("becomes", targets, ("colour", 2)),
+            "w": slider("guidance w", 0.0, 4.0, 2.0, step=0.5),
+        },
+        buttons={"Draw (0.5 s)": press},
+        changed=change,
+        reset=reset,
+        frames=[
+            ("To blue", show_frame()),
+            ("To yellow", show_frame(target=("colour", 3))),
+            ("To an eight", show_frame(target=("digit", 8))),
+            ("To a one", show_frame(target=("digit", 1))),
+        ],
+        alt="Six pictures of a vector that is turned from a picture along a difference of captions.",
+    )
