@@ -757,7 +757,7 @@ FAULTS = [
     page("eq. (14): the factor not squared", "variance = factor**2 * variance", "variance = factor * variance"),
     page("eq. (17): guidance the other way", "return labelled + w * (labelled - without(x, alpha, sigma))", "return labelled - w * (labelled - without(x, alpha, sigma))"),
     page("eq. (16): another class's probability", "in_each[:, BLUE].sum(dim=1).log()", "in_each[:, :1].sum(dim=1).log()"),
-    page("Langevin without its climb", "x + 0.5 * size * sigma**2 * score(x, alpha, sigma)", "x + 0.0 * size * sigma**2 * score(x, alpha, sigma)"),
+    page("Langevin without its climb", "x + 0.5 * size * sigma**2 * score(x, alpha, sigma)", "x + 0.0 * size * sigma**2 * score(x, alpha, sigma)", "test_guidance_without_scale_is_the_labelled_score_and_langevin_keeps_its_density"),
     page("Langevin climbs twice too far", "0.5 * size * sigma**2 *", "2.0 * size * sigma**2 *", "test_guidance_without_scale_is_the_labelled_score_and_langevin_keeps_its_density"),
     page("eq. (18): a gate that is always open", "h = h + gate1 * self.attend", "h = h + self.attend"),
     page("DiT: patches put back in another order", "patches = self.leave(self.norm(h)).transpose(1, 2)", "patches = self.leave(self.norm(h.flip(1))).transpose(1, 2)", "test_a_dits_patches_go_back_to_where_they_came_from"),
