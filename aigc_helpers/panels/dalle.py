@@ -24,6 +24,7 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # of the angle, in `difference`
 NUM_VARIATIONS = 7
 STEPS = 12  # of a sampler in a panel
 EXAMPLE = "a red three above a blue seven"
+WAITING = "press Draw: the controls have moved"
 
 
 def _seeded(seed=0):
@@ -160,8 +161,8 @@ def three_captions():
             plotting.draw_images(ax, images, ncols=SHOWN)
             ax.text(-0.04, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=9)
         said = " ".join(dalle.WORDS[word] for word in words if word) or "(no caption)"
-        fig.suptitle(f"{said}; best of {asked[0]['best_of']}", fontsize=10)
         waiting = asked[0] != {"text": text, "best_of": best_of, "w": w}
+        fig.suptitle(WAITING if waiting else f"{said}; best of {best_of}", fontsize=10)
         note = reading.note if not waiting else "Press Draw to draw this caption."
         return fig, note or "Four pictures of each system."
 
@@ -235,8 +236,8 @@ def variations(decoder=None, autoencoder=None, clip=None, scenes=None):
         plotting.draw_images(ax, images, ncols=4)
         ax.add_patch(_frame())
         caption = scenes.captions[settings["number"]]
-        ax.set_title(f"framed: a real scene, {caption}", fontsize=10)
         waiting = settings != {"number": number, "w": w, "seed": seed}
+        ax.set_title(WAITING if waiting else f"framed: a real scene, {caption}", fontsize=10)
         return fig, "Press Draw." if waiting else f"{NUM_VARIATIONS} variations."
 
     return Panel(
@@ -350,8 +351,8 @@ def difference(decoder=None, autoencoder=None, clip=None, scenes=None):
         plotting.draw_images(ax, images, ncols=len(SHARES))
         for k, share in enumerate(SHARES):
             ax.text(33 * k + 17, -1.5, f"θ = {share}", ha="center", va="bottom", fontsize=9)
-        fig.suptitle(words, fontsize=10)
         waiting = settings != {"number": number, "target": target, "w": w}
+        fig.suptitle(WAITING if waiting else words, fontsize=10)
         return fig, "Press Draw." if waiting else "The same noise in all six pictures."
 
     return Panel(
