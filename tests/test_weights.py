@@ -232,6 +232,22 @@ def test_the_manifest_is_right_and_every_file_is_below_a_megabyte():
         assert entry["made_by"].startswith("python -m tools "), file
 
 
+IMAGES = torch.zeros(2, 3, 32, 32)
+LATENTS = torch.zeros(2, 4, 8, 8)
+TIMES = torch.tensor([0.1, 0.9])
+TOKENS = torch.tensor([[1, 2, 9] + [0] * 9, [0] * 12])
+WORDS = (torch.zeros(2, 13, 128), torch.ones(2, 13, dtype=torch.bool))
+OF_SCENES = {
+    "scene_clip": (lambda model: model.embed_images(IMAGES) * model.embed_text(TOKENS), (2, 64)),
+    "scene_autoencoder": (lambda model: model.decode(model.encode(IMAGES)), (2, 3, 32, 32)),
+    "caption_dit": (lambda model: model(LATENTS, TIMES, *WORDS), (2, 4, 8, 8)),
+    "scene_vq": (lambda model: model.decode(model.encode(IMAGES)), (2, 3, 32, 32)),
+    "scene_gpt": (lambda model: model(torch.zeros(2, 20, dtype=torch.int64)), (2, 20, 28 + 256)),
+    "vector_prior": (lambda model: model(torch.zeros(2, 64), TIMES, torch.zeros(2, 64)), (2, 64)),
+    "vector_decoder": (lambda model: model(LATENTS, TIMES, torch.zeros(2, 64)), (2, 4, 8, 8)),
+}
+
+
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_model_is_ready_to_draw(name):
     model = load_model(name)
@@ -242,6 +258,10 @@ def test_a_model_is_ready_to_draw(name):
     elif name == "diffusion":
         out = model(torch.randn(2, 1, 28, 28), torch.tensor([0.003, 0.7]), torch.tensor([0, 10]))
         assert out.shape == (2, 1, 28, 28)
+    elif name in OF_SCENES:
+        call, wanted = OF_SCENES[name]
+        out = call(model)
+        assert out.shape == wanted
     else:
         out = model(torch.randn(2, {"gan": 64, "vae": 32, "vae_map": 2}[name]))
         assert out.shape == ((2, 1, 28, 28) if name == "gan" else (2, 784))

@@ -433,7 +433,7 @@ GUIDED = "test_guidance_multiplies_by_how_much_likelier_the_caption_makes_it"
 FAULTS = [
     page("an entry is a sum, not a mean", "sums[used] / counts[used, None]", "sums[used]", MEANS),
     page(
-        "the farthest entry", "entries).min(dim=1) for part", "entries).max(dim=1) for part",
+        "05b: the farthest entry", "entries).min(dim=1) for part", "entries).max(dim=1) for part",
         "test_each_vector_chooses_the_nearest_entry_and_says_how_far_it_is",
     ),
     page("entries chosen most are moved", "counts.argsort()[: max", "counts.argsort(descending=True)[: max", IDLE),
@@ -444,7 +444,7 @@ FAULTS = [
         "test_perplexity_is_that_of_the_entropy",
     ),
     page(
-        "codes column by column", ".float().movedim(1, -1)", ".float().permute(0, 3, 2, 1)",
+        "codes column by column", "* ink).movedim(1, -1)", "* ink).permute(0, 3, 2, 1)",
         "test_codes_stand_row_by_row_and_come_back_as_their_entries",
     ),
     page(

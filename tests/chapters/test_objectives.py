@@ -777,8 +777,8 @@ FAULTS = [
     page("the sampler keeps all at once", "num_kept = (hidden.sum(dim=1, keepdim=True) / steps_left).ceil()", "num_kept = hidden.sum(dim=1, keepdim=True) + 0 * steps_left"),
     page(
         "the sampler rounds down",
-        "/ steps_left).ceil()\n        keep",
-        "/ steps_left).floor()\n        keep",
+        "keepdim=True) / steps_left).ceil()",
+        "keepdim=True) / steps_left).floor()",
         "test_gaps_are_spread_evenly_over_the_evaluations",
     ),
     page(
