@@ -68,6 +68,15 @@ def load_real_digits(split):
     return digits
 
 
+def take_step(opts, loss):
+    """One step of several optimizers that share a model's weights."""
+    for opt in opts:
+        opt.zero_grad()
+    loss.backward()
+    for opt in opts:
+        opt.step()
+
+
 def mean_and_range(values, decimals):
     """The mean of numbers, one a seed, with the lowest and the highest: "91.4 (88.0 to 95.2)"."""
     low = f"{min(values):.{decimals}f}"

@@ -31,6 +31,47 @@ def _seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+class _Drawn:
+    """What a panel shows: it is made for the settings at which Draw was pressed, not for the present ones.
+
+    first   the settings at the start: name of a control -> value
+    make    make(**settings) -> what is shown; called by `press`, which each frame of a storyboard does
+    """
+
+    def __init__(self, make, **first):
+        self.make = make
+        self.first = first
+        self.latest = dict(first)
+
+    def reset(self):
+        """Go back to the start, and draw."""
+        self.latest = dict(self.first)
+        self.press()
+
+    def change(self, name, value):
+        """A control has moved; nothing is drawn yet."""
+        self.latest[name] = value
+
+    def press(self):
+        """Draw for the latest settings."""
+        self.settings = dict(self.latest)
+        self.shown = self.make(**self.settings)
+
+    def frame(self, **values):
+        """What a frame of the storyboard does: these settings in place of those at the start, drawn."""
+
+        def take():
+            self.latest = self.first | values
+            self.press()
+            return self.latest
+
+        return take
+
+    def waits(self, **settings):
+        """Whether the controls have moved since Draw was pressed."""
+        return self.settings != settings
+
+
 # ---------------------------------------------------------------- the three routes in a diagram
 
 ROUTES = {  # name -> (what stands in its boxes, which of them the caption passes through alone)
@@ -130,39 +171,23 @@ def three_captions():
     """
     margins = {"left": 0.31, "right": 0.99, "top": 0.89, "bottom": 0.01, "hspace": 0.06}
     page = plotting.ReusableFigure(5.8, 4.2, margins, nrows=3)
-    first = {"text": EXAMPLE, "best_of": 1, "w": 2.0}
-    asked = [dict(first)]
-    latest = [dict(first)]
 
-    def change(name, value):
-        latest[0][name] = value
-
-    def press():
-        asked[0] = dict(latest[0])
-
-    def show_frame(**values):
-        def take():
-            latest[0] = {**first, **values}
-            press()
-            return latest[0]
-
-        return take
-
-    def reset():
-        latest[0] = dict(first)
-        press()
-
-    def draw(text, best_of, w):
-        reading = read_caption(asked[0]["text"])
+    def make(text, best_of, w):
+        reading = read_caption(text)
         words = tuple(reading.tokens[0].tolist())
-        pictures = best_pictures(words, asked[0]["best_of"], asked[0]["w"])
+        return reading, words, best_pictures(words, best_of, w)
+
+    state = _Drawn(make, text=EXAMPLE, best_of=1, w=2.0)
+
+    def draw(**settings):
+        reading, words, pictures = state.shown
         fig, axes = page.wipe()
         for ax, (name, images) in zip(axes, pictures.items(), strict=True):
             plotting.draw_images(ax, images, ncols=SHOWN)
             ax.text(-0.04, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=9)
         said = " ".join(dalle.WORDS[word] for word in words if word) or "(no caption)"
-        waiting = asked[0] != {"text": text, "best_of": best_of, "w": w}
-        fig.suptitle(WAITING if waiting else f"{said}; best of {best_of}", fontsize=10)
+        waiting = state.waits(**settings)
+        fig.suptitle(WAITING if waiting else f"{said}; best of {settings['best_of']}", fontsize=10)
         note = reading.note if not waiting else "Press Draw to draw this caption."
         return fig, note or "Four pictures of each system."
 
@@ -174,14 +199,14 @@ def three_captions():
             "best_of": choice("best of", {"1": 1, "2": 2, "8": 8, "32": 32}),
             "w": slider("guidance w", 0.0, 4.0, 2.0, step=0.5),
         },
-        buttons={"Draw (1 to 15 s)": press},
-        changed=change,
-        reset=reset,
+        buttons={"Draw (1 to 15 s)": state.press},
+        changed=state.change,
+        reset=state.reset,
         frames=[
-            ("The first four", show_frame()),
-            ("The best four of 8 each", show_frame(best_of=8)),
-            ("Colours swapped", show_frame(text="a blue three above a red seven")),
-            ("One digit", show_frame(text="a green eight at the top right")),
+            ("The first four", state.frame()),
+            ("The best four of 8 each", state.frame(best_of=8)),
+            ("Colours swapped", state.frame(text="a blue three above a red seven")),
+            ("One digit", state.frame(text="a green eight at the top right")),
         ],
         alt="Three rows of four pictures: the same caption by three systems.",
     )
@@ -198,45 +223,23 @@ def variations(decoder=None, autoencoder=None, clip=None, scenes=None):
     Source: Ramesh 2022, arXiv 2204.06125, section 3.1.
     decoder, autoencoder, clip: without them those stored; scenes: a Scenes of 24 pictures or more.
     """
-    draw_from, embed = _drawing(decoder, autoencoder, clip)
-    vectors = embed(scenes.images[:24])
+    clip, draw_from = _drawing(decoder, autoencoder, clip)
+    vectors = clip.embed_images(scenes.images[:24])
     margins = {"left": 0.01, "right": 0.99, "top": 0.86, "bottom": 0.02}
     page = plotting.ReusableFigure(6.0, 3.4, margins)
-    first = {"number": 0, "w": 2.0, "seed": 0}
-    latest = [dict(first)]
-    shown = [None, None]
 
-    def press():
-        now = latest[0]
-        v = vectors[now["number"]].repeat(NUM_VARIATIONS, 1)
-        drawn = draw_from(v, now["w"], _seeded(now["seed"]))
-        original = scenes.images[now["number"]][None]
-        shown[:] = [torch.cat([original, drawn]), dict(now)]
+    def make(number, w, seed):
+        v = vectors[number].repeat(NUM_VARIATIONS, 1)
+        return torch.cat([scenes.images[number][None], draw_from(v, w, _seeded(seed))])
 
-    def change(name, value):
-        latest[0][name] = value
+    state = _Drawn(make, number=0, w=2.0, seed=0)
 
-    def show_frame(**values):
-        def take():
-            latest[0] = {**first, **values}
-            press()
-            return latest[0]
-
-        return take
-
-    def reset():
-        latest[0] = dict(first)
-        press()
-
-    def draw(number, w, seed):
-        if shown[0] is None:
-            press()
-        images, settings = shown
+    def draw(**settings):
         fig, ax = page.wipe()
-        plotting.draw_images(ax, images, ncols=4)
+        plotting.draw_images(ax, state.shown, ncols=4)
         ax.add_patch(_frame())
-        caption = scenes.captions[settings["number"]]
-        waiting = settings != {"number": number, "w": w, "seed": seed}
+        caption = scenes.captions[state.settings["number"]]
+        waiting = state.waits(**settings)
         ax.set_title(WAITING if waiting else f"framed: a real scene, {caption}", fontsize=10)
         return fig, "Press Draw." if waiting else f"{NUM_VARIATIONS} variations."
 
@@ -248,10 +251,10 @@ def variations(decoder=None, autoencoder=None, clip=None, scenes=None):
             "w": slider("guidance w", 0.0, 4.0, 2.0, step=0.5),
             "seed": slider("noise seed", 0, 9, 0, step=1),
         },
-        buttons={"Draw (0.5 s)": press},
-        changed=change,
-        reset=reset,
-        frames=[(f"Picture {k}", show_frame(number=k)) for k in (0, 1, 4, 5)],
+        buttons={"Draw (0.5 s)": state.press},
+        changed=state.change,
+        reset=state.reset,
+        frames=[(f"Picture {k}", state.frame(number=k)) for k in (0, 1, 4, 5)],
         alt="Eight pictures: the first is real, the others are drawn from its vector.",
     )
 
@@ -264,7 +267,7 @@ def _frame():
 
 
 def _drawing(decoder, autoencoder, clip):
-    """Functions that draw from vectors and embed pictures, with copies of these models."""
+    """(CLIP, what draws from its vectors), with copies of these models."""
     decoder = frozen(load_model("vector_decoder") if decoder is None else decoder)
     if autoencoder is None:
         autoencoder = load_model("text_to_image").autoencoder
@@ -274,12 +277,7 @@ def _drawing(decoder, autoencoder, clip):
     def draw_from(v, w, generator=None, noise=None):
         return dalle.draw_from_vectors(decoder, autoencoder, v, w, STEPS, generator, noise)
 
-    @torch.no_grad()
-    def embed(images):
-        return clip.embed_images(images)
-
-    draw_from.clip = clip
-    return draw_from, embed
+    return clip, draw_from
 
 
 # ---------------------------------------------------------------- the difference of two captions
@@ -303,55 +301,36 @@ def difference(decoder=None, autoencoder=None, clip=None, scenes=None):
     Source: Ramesh 2022, arXiv 2204.06125, section 3.3.
     decoder, autoencoder, clip: without them those stored; scenes: a Scenes of 24 pictures or more.
     """
-    draw_from, embed = _drawing(decoder, autoencoder, clip)
-    vectors = embed(scenes.images[:24])
+    clip, draw_from = _drawing(decoder, autoencoder, clip)
+    vectors = clip.embed_images(scenes.images[:24])
     noise = torch.randn(1, 4, dalle.SIDE, dalle.SIDE, generator=_seeded()).repeat(len(SHARES), 1, 1, 1)
     margins = {"left": 0.01, "right": 0.99, "top": 0.80, "bottom": 0.02}
     page = plotting.ReusableFigure(6.6, 1.9, margins)
     targets = {f"colour: {name}": ("colour", k) for k, name in enumerate(COLOURS)}
     targets |= {f"digit: {name}": ("digit", k) for k, name in enumerate(DIGITS)}
-    first = {"number": 0, "target": ("colour", 2), "w": 2.0}
-    latest = [dict(first)]
-    shown = [None, None, ""]
 
-    def press():
-        now = latest[0]
-        facts = scenes.facts[now["number"]]
-        before, after = describe(facts), describe(changed_facts(facts, *now["target"]))
+    def make(number, target, w):
+        facts = scenes.facts[number]
+        before, after = describe(facts), describe(changed_facts(facts, *target))
         if before == after:
-            turned = vectors[now["number"]].repeat(len(SHARES), 1)
+            turned = vectors[number].repeat(len(SHARES), 1)
             words = f"{before[0]}: it is that already"
         else:
-            v = vectors[now["number"]][None]
-            d = dalle.text_difference(draw_from.clip, tokenize(before), tokenize(after))
+            v = vectors[number][None]
+            d = dalle.text_difference(clip, tokenize(before), tokenize(after))
             turned = torch.cat([dalle.slerp(v, d, share) for share in SHARES])
             words = f"{before[0]}  →  {after[0]}"
-        shown[:] = [draw_from(turned, now["w"], noise=noise), dict(now), words]
+        return draw_from(turned, w, noise=noise), words
 
-    def change(name, value):
-        latest[0][name] = value
+    state = _Drawn(make, number=0, target=("colour", 2), w=2.0)
 
-    def show_frame(**values):
-        def take():
-            latest[0] = {**first, **values}
-            press()
-            return latest[0]
-
-        return take
-
-    def reset():
-        latest[0] = dict(first)
-        press()
-
-    def draw(number, target, w):
-        if shown[0] is None:
-            press()
-        images, settings, words = shown
+    def draw(**settings):
+        images, words = state.shown
         fig, ax = page.wipe()
         plotting.draw_images(ax, images, ncols=len(SHARES))
         for k, share in enumerate(SHARES):
             ax.text(33 * k + 17, -1.5, f"θ = {share}", ha="center", va="bottom", fontsize=9)
-        waiting = settings != {"number": number, "target": target, "w": w}
+        waiting = state.waits(**settings)
         fig.suptitle(WAITING if waiting else words, fontsize=10)
         return fig, "Press Draw." if waiting else "The same noise in all six pictures."
 
@@ -363,14 +342,14 @@ def difference(decoder=None, autoencoder=None, clip=None, scenes=None):
             "target": choice("becomes", targets, ("colour", 2)),
             "w": slider("guidance w", 0.0, 4.0, 2.0, step=0.5),
         },
-        buttons={"Draw (0.5 s)": press},
-        changed=change,
-        reset=reset,
+        buttons={"Draw (0.5 s)": state.press},
+        changed=state.change,
+        reset=state.reset,
         frames=[
-            ("To blue", show_frame()),
-            ("To yellow", show_frame(target=("colour", 3))),
-            ("To an eight", show_frame(target=("digit", 8))),
-            ("To a one", show_frame(target=("digit", 1))),
+            ("To blue", state.frame()),
+            ("To yellow", state.frame(target=("colour", 3))),
+            ("To an eight", state.frame(target=("digit", 8))),
+            ("To a one", state.frame(target=("digit", 1))),
         ],
         alt="Six pictures of a vector that is turned from a picture along a difference of captions.",
     )

@@ -524,7 +524,7 @@ FAULTS = [
         'column = colours if what == "digit" else digits', "test_only_what_is_asked_for_changes",
     ),
     panel(
-        "the panel draws before Draw is pressed", 'waiting = asked[0] != {"text": text',
-        'waiting = None is {"text": text', "test_whatever_is_typed_gets_a_picture_and_one_line",
+        "the panel draws before Draw is pressed", 'self.settings != settings',
+        'self.settings is None', "test_whatever_is_typed_gets_a_picture_and_one_line",
     ),
 ]

@@ -28,7 +28,7 @@ from aigc_helpers.scenes import load_scenes
 from aigc_helpers.training import autocast
 from aigc_helpers.weights import load_model
 
-from ..experimenting import load_real_digits, summarize
+from ..experimenting import load_real_digits, summarize, take_step
 
 SEEDS = (0, 1, 2)
 SECONDS = 60.0  # of processor time, for all that a system trains
@@ -177,11 +177,7 @@ def train_coder(images, seed):
             z = coder.raw(batch)
             decoded = coder.from_raw(z + 0.05 * torch.randn(z.shape, generator=random))
         loss = (decoded.float() - batch).square().mean() + 1e-3 * z.float().square().mean()
-        for opt in opts:
-            opt.zero_grad()
-        loss.backward()
-        for opt in opts:
-            opt.step()
+        take_step(opts, loss)
     coder.eval().requires_grad_(False)
     coder.standardise(images[:2000])
     return coder
@@ -206,11 +202,7 @@ def train_for(net, text, space, train, seconds, seed):
         tokens = t2i.drop_captions(train.tokens[chosen], generator=random)
         with autocast("cpu"):
             loss = t2i.caption_loss(net, text, data[chosen], tokens, random)
-        for opt in opts:
-            opt.zero_grad()
-        loss.backward()
-        for opt in opts:
-            opt.step()
+        take_step(opts, loss)
         diffusion.update_ema(average, net, 1 - 1 / (10 + 0.2 * step))  # the last fifth, growing
     return average.eval().requires_grad_(False), step
 

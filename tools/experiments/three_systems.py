@@ -22,7 +22,7 @@ from aigc_helpers.scenes import load_scenes
 from aigc_helpers.training import autocast
 from aigc_helpers.weights import load_model
 
-from ..experimenting import load_real_digits, summarize
+from ..experimenting import load_real_digits, summarize, take_step
 
 SEEDS = (0, 1, 2)
 SECONDS = 45.0
@@ -150,14 +150,6 @@ def _set_rates(opts, share, step, down):
             group["lr"] = full * min(1.0, step / 20, (1 - share) / down)
 
 
-def _step(opts, loss):
-    for opt in opts:
-        opt.zero_grad()
-    loss.backward()
-    for opt in opts:
-        opt.step()
-
-
 def _train_gpt(parts, seed):
     torch.manual_seed(seed)
     gpt = dalle.make_scene_gpt(parts.vq.codebook)
@@ -168,7 +160,7 @@ def _train_gpt(parts, seed):
         tokens = dalle.drop_captions(parts.train.tokens[k], 0.1, random)
         with autocast("cpu"):
             loss = dalle.code_losses(gpt, tokens, parts.codes[k]).mean()
-        _step(opts, loss)
+        take_step(opts, loss)
     return gpt.eval().requires_grad_(False)
 
 
@@ -180,7 +172,7 @@ def _train_prior(parts, seed):
     seconds = PRIOR_SHARE * SECONDS
     for step, (share, k) in enumerate(_for_seconds(seconds, seed, 256, len(parts.v)), start=1):
         _set_rates(opts, share, step, 0.7)
-        _step(opts, dalle.prior_loss(prior, parts.v[k], parts.u[k], random))
+        take_step(opts, dalle.prior_loss(prior, parts.v[k], parts.u[k], random))
     return prior.eval().requires_grad_(False)
 
 
@@ -193,7 +185,7 @@ def _train_denoiser(net, blocks, loss_of, seconds, seed, num):
         _set_rates(opts, share, step, 0.7)
         with autocast("cpu"):
             loss = loss_of(net, k, random)
-        _step(opts, loss)
+        take_step(opts, loss)
         update_ema(average, net, min(0.99, (1 + step) / (10 + step)))
     return average.eval()
 
