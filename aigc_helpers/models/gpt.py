@@ -7,6 +7,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+# These refuse wrong input, and say in words what is wrong with it.
 from aigc_helpers.arguments import require_context, require_logits, require_prompt
 from aigc_helpers.arguments import require_settings, require_windows
 
@@ -208,7 +209,7 @@ class GPT(nn.Module):
 
     def forward(self, tokens, cache=None):
         if cache is not None:
-            return with_cache(self, tokens, cache)             # section 6
+            return with_cache(self, tokens, cache)             # defined in section 7
         h = self.embed(tokens)
         for block in self.blocks:
             h = block(h)
@@ -249,6 +250,40 @@ def losses_by_position(model, tokens, rows=64):
         losses = F.cross_entropy(logits.flatten(0, 1), targets, reduction="none")
         parts.append(losses.view(len(batch), -1))
     return torch.cat(parts)
+
+
+def causal_mask(T, S=None):
+    """(T, S) bool: what the last T of S positions may take from: themselves, and the past."""
+    S = T if S is None else S
+    return torch.ones(S, S, dtype=torch.bool).tril()[S - T :]
+
+
+def attention_stages(model, tokens, layer, head):
+    """The stages of a head of attention, for tokens (T,): four times (T, T), then values (T, d)."""
+    h = model.embed(tokens[None])
+    for block in model.blocks[:layer]:
+        h = block(h)
+    block = model.blocks[layer]
+    q, k, v = block.attention.split(block.norm1(h))[:, 0, head]
+    score = q @ k.T
+    scale = score / math.sqrt(q.shape[-1])
+    mask = scale.masked_fill(~causal_mask(len(tokens)), float("-inf"))
+    weights = mask.softmax(dim=-1)
+    stages = {"score": score, "scale": scale, "mask": mask, "softmax": weights}
+    return stages | {"× values": weights @ v}
+
+
+@torch.no_grad()
+def attention_weights(model, tokens):
+    """The weights A (blocks, heads, T, T) of all heads, for tokens (T,)."""
+    mask = causal_mask(len(tokens)).to(tokens.device)
+    h = model.embed(tokens[None])
+    found = []
+    for block in model.blocks:
+        q, k, v = block.attention.split(block.norm1(h))
+        found.append(attention(q, k, v, mask)[1][0])
+        h = block(h)
+    return torch.stack(found)
 
 
 def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
@@ -294,12 +329,6 @@ class Cache:
             return 0
         k, _ = next(iter(self.kept.values()))                  # any layer's: (N, heads, S, d)
         return k.shape[2]
-
-
-def causal_mask(T, S=None):
-    """(T, S) bool: what the last T of S positions may take from: themselves, and the past."""
-    S = T if S is None else S
-    return torch.ones(S, S, dtype=torch.bool).tril()[S - T :]
 
 
 def with_cache(model, tokens, cache):
@@ -356,34 +385,6 @@ def generate(model, tokens, num_new, generator=None, use_cache=True, end=None, *
             if finished.all():
                 break
     return tokens
-
-
-def attention_stages(model, tokens, layer, head):
-    """The stages of a head of attention, for tokens (T,): four times (T, T), then values (T, d)."""
-    h = model.embed(tokens[None])
-    for block in model.blocks[:layer]:
-        h = block(h)
-    block = model.blocks[layer]
-    q, k, v = block.attention.split(block.norm1(h))[:, 0, head]
-    score = q @ k.T
-    scale = score / math.sqrt(q.shape[-1])
-    mask = scale.masked_fill(~causal_mask(len(tokens)), float("-inf"))
-    weights = mask.softmax(dim=-1)
-    stages = {"score": score, "scale": scale, "mask": mask, "softmax": weights}
-    return stages | {"× values": weights @ v}
-
-
-@torch.no_grad()
-def attention_weights(model, tokens):
-    """The weights A (blocks, heads, T, T) of all heads, for tokens (T,)."""
-    mask = causal_mask(len(tokens)).to(tokens.device)
-    h = model.embed(tokens[None])
-    found = []
-    for block in model.blocks:
-        q, k, v = block.attention.split(block.norm1(h))
-        found.append(attention(q, k, v, mask)[1][0])
-        h = block(h)
-    return torch.stack(found)
 
 
 def train_on_windows(model, opt, tokens, num_steps, generator, batch_size=16):

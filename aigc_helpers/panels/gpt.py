@@ -6,6 +6,7 @@ query_key_value(...)   h times three matrices, in numbers
 attention_example(...) three positions, two numbers each: every stage of eq. (6) in numbers
 gpt_shapes()           the shapes on the way through the network, in true proportions
 block_picture()        a block: two parts that add to the residual stream
+gelu_picture(...)      GELU beside ReLU, with the inputs of an example
 sliding_windows()      windows side by side, and windows that overlap, with what is scored
 training_curves(...)   training and validation loss between reference lines
 sampler(...)           the probabilities of the next character, and how a sample is drawn from them
@@ -56,6 +57,7 @@ def _generator():
 START = "thy lo"
 STARTS = ("ROMEO:\n", "QUEEN MARGARET:\n", "DUKE VINCENTIO:\n")
 MONO = {"family": "monospace", "parse_math": False}
+MASKED = "#C8C8C4"  # grey: what is masked has no value
 
 
 def gpt_diagram():
@@ -158,21 +160,26 @@ def query_key_value(h, W_Q, W_K, W_V, names):
     """Figure: h (T, D) times each of three matrices (D, d), in numbers; names: one for each row."""
     fig, ax = plotting.canvas(1.75)
     products = {"queries  q = h W_Q": W_Q, "keys  k = h W_K": W_K, "values  v = h W_V": W_V}
-    for left, (title, matrix) in zip((0.3, 3.2, 6.1), products.items(), strict=True):
+    second = CELL * h.shape[1] + 0.2  # where the matrix begins, right of h
+    third = second + CELL * W_Q.shape[1] + 0.2
+    for left, (title, matrix) in zip((0.25, 3.2, 6.15), products.items(), strict=True):
         ax.text(left, 1.6, title, fontsize=10, va="center")
         _draw_matrix(ax, left, h, plotting.GREY, names)
-        ax.text(left + 0.75, 0.68, "×", ha="center", va="center", fontsize=11)
-        _draw_matrix(ax, left + 0.86, matrix, plotting.ORANGE)
-        ax.text(left + 1.61, 0.68, "=", ha="center", va="center", fontsize=11)
-        _draw_matrix(ax, left + 1.72, h @ matrix, plotting.BLUE)
+        ax.text(left + second - 0.1, 0.68, "×", ha="center", va="center", fontsize=11)
+        _draw_matrix(ax, left + second, matrix, plotting.ORANGE)
+        ax.text(left + third - 0.1, 0.68, "=", ha="center", va="center", fontsize=11)
+        _draw_matrix(ax, left + third, h @ matrix, plotting.BLUE)
     return fig
+
+
+CELL = 0.32  # the width of one number in `query_key_value`
 
 
 def _draw_matrix(ax, x, values, colour, names=None):
     """A small matrix with its numbers; its middle stands at y = 0.68, names before its rows."""
     from matplotlib.patches import Rectangle
 
-    wide = 0.32
+    wide = CELL
     high = 0.4
     top = 0.68 + high * len(values) / 2
     for row, numbers in enumerate(values.tolist()):
@@ -203,7 +210,8 @@ def attention_example(q, k, v, names=None):
     }
     fig, axes = plotting.figure(8.8, 2.1, ncols=5)
     for ax, (title, values) in zip(axes, stages.items(), strict=True):
-        _draw_numbers(ax, values, title)
+        darkest = scores.abs().max().item() if title in tuple(stages)[:2] else None
+        _draw_numbers(ax, values, title, darkest)
         if names is not None:
             ax.set_yticks(range(len(q)), names, family="monospace")
             if "v" not in title:
@@ -213,10 +221,14 @@ def attention_example(q, k, v, names=None):
     return fig
 
 
-def _draw_numbers(ax, values, title):
-    """A small matrix as coloured squares with its numbers written on them."""
-    finite = values.masked_fill(values.isinf(), 0.0)
-    top = max(finite.abs().max().item(), 1e-6)
+def _draw_numbers(ax, values, title, darkest=None):
+    """A small matrix as coloured squares with its numbers written on them; what is masked is grey.
+
+    darkest: the number of the darkest shade; without it, the largest of the values
+    """
+    finite = values.masked_fill(values.isinf(), float("nan"))
+    top = max(finite.nan_to_num().abs().max().item() if darkest is None else darkest, 1e-6)
+    ax.set_facecolor(MASKED)
     ax.imshow((finite / top).numpy(), cmap="Blues", vmin=0.0, vmax=2.2, aspect="auto")
     for row, numbers in enumerate(values.tolist()):
         for column, number in enumerate(numbers):
@@ -249,11 +261,12 @@ def gpt_shapes():
         (8.0, 10, 1, blue, "logits\n(N, T, V)"),
     ]
     lower = [
-        (0.7, 6, 1, green, "h\n(N, T, D)"),
-        (2.5, 2, 3, orange, "q and k, each\n(N, heads, T, d)"),
-        (4.3, 5, 3, orange, "weights A\n(N, heads, T, T)"),
-        (6.1, 2, 3, orange, "A v\n(N, heads, T, d)"),
-        (7.9, 6, 1, green, "side by side\n(N, T, D)"),
+        (0.55, 6, 1, green, "h\n(N, T, D)"),
+        (2.0, 2, 3, orange, "q and k, each\n(N, heads, T, d)"),
+        (3.75, 5, 3, orange, "weights A\n(N, heads, T, T)"),
+        (5.5, 2, 3, orange, "A v\n(N, heads, T, d)"),
+        (7.0, 6, 1, orange, "side by side\n(N, T, D)"),
+        (8.4, 6, 1, green, "mixed by `out`\n(N, T, D)"),
     ]
     for y, boxes in ((2.95, upper), (1.45, lower)):
         for left, right in itertools.pairwise(boxes):
@@ -262,11 +275,11 @@ def gpt_shapes():
             _draw_arrow(ax, (start, y), (end, y))
         for box in boxes:
             _draw_grids(ax, y, *box)
-    _draw_grids(ax, 0.42, 4.3, 2, 3, orange, "")
-    ax.text(4.3, 0.12, "v (N, heads, T, d)", ha="center", va="center", fontsize=9)
-    _draw_arrow(ax, (0.7, 0.72), (0.7, 0.42))
-    ax.plot([0.7, 3.75], [0.42, 0.42], color=plotting.INK, linewidth=1.8)
-    _draw_arrow(ax, (4.85, 0.42), (5.75, 1.2))
+    _draw_grids(ax, 0.42, 3.75, 2, 3, orange, "")
+    ax.text(3.75, 0.12, "v (N, heads, T, d)", ha="center", va="center", fontsize=9)
+    ax.plot([0.55, 0.55], [0.75, 0.42], color=plotting.INK, linewidth=1.8)
+    _draw_arrow(ax, (0.54, 0.42), (3.3, 0.42))
+    _draw_arrow(ax, (4.2, 0.42), (5.15, 1.2))
     return fig
 
 
@@ -319,6 +332,22 @@ def _draw_branch(ax, left, name):
     plus = Circle((left + 2.9, 0.6), 0.14, facecolor="white", edgecolor=plotting.GREEN, zorder=3)
     ax.add_patch(plus)
     ax.text(left + 2.9, 0.595, "+", ha="center", va="center", fontsize=12, zorder=4)
+
+
+def gelu_picture(sums):
+    """Figure: GELU and ReLU, and where GELU takes the sums of an example (dict name -> sum)."""
+    x = torch.linspace(-3.0, 3.0, 121)
+    fig, ax = plotting.figure(5.6, 2.7)
+    ax.plot(x, F.relu(x), "--", color=plotting.GREY, label="ReLU")
+    ax.plot(x, F.gelu(x, approximate="tanh"), color=plotting.BLUE, label="GELU")
+    for name, value in sums.items():
+        high = F.gelu(torch.tensor(value), approximate="tanh").item()
+        ax.plot([value], [high], "o", color=plotting.ORANGE)
+        words = f"{name}: {value:.2f} → {high:.2f}"
+        ax.annotate(words, (value, high), (value - 0.15, high + 0.35), ha="right", fontsize=10)
+    ax.set(xlabel="the sum that goes in", ylabel="what comes out")
+    ax.legend(loc="upper left")
+    return fig
 
 
 def sliding_windows():
@@ -386,9 +415,9 @@ class _Continuation:
         self.settings = {}
         self.restart()
 
-    def restart(self):
-        """The prompt alone, and the same random numbers again."""
-        self.random = _generator()
+    def restart(self, seed=SEED):
+        """The prompt alone, and the random numbers of a seed from their beginning."""
+        self.random = torch.Generator().manual_seed(seed)
         self.clear()
 
     def clear(self):
@@ -449,7 +478,7 @@ def sampler(
         after = next_probabilities(state.logits, **state.settings)
         fig, ax = figure.wipe()
         _draw_bars(ax, before, after, characters)
-        _write_text(fig, characters.decode(state.tokens), before.max())
+        _write_text(fig, characters.decode(state.tokens), before)
         kept = int((after > 0).sum())
         return fig, (
             f"{state.remark}{kept} of {vocab} characters left. "
@@ -494,11 +523,14 @@ def _logits_of(model):
 
 
 def _sampler_frames(state, names, prompt):
-    """The storyboard: the settings of one model, or several models; then what they write."""
+    """The storyboard: the settings of one model, or several models; then what they write.
 
-    def writing(name, **settings):
+    Each text has a seed of its own: with the same random numbers even unlike models share words.
+    """
+
+    def writing(name, seed, **settings):
         def change():
-            state.restart()
+            state.restart(seed)
             state.read(name, prompt)
             state.settings = settings
             state.sample(60)
@@ -508,7 +540,9 @@ def _sampler_frames(state, names, prompt):
 
     if len(names) > 1:
         frames = [(f"{name}, as it is", {"model": name}) for name in names]
-        written = [(f"{name}: 60 sampled", writing(name, temperature=1.0)) for name in names]
+        written = []
+        for seed, name in enumerate(names, 1):
+            written.append((f"{name}: 60 sampled", writing(name, seed, temperature=1.0)))
         return frames + written
     only = names[0]
     return [
@@ -516,8 +550,8 @@ def _sampler_frames(state, names, prompt):
         ("Temperature 0.2", {"temperature": 0.2}),
         ("Temperature 2", {"temperature": 2.0}),
         ("Top-p 0.8", {"temperature": 1.0, "top_p": 0.8}),
-        ("Temperature 0.2: 60 sampled", writing(only, temperature=0.2, top_p=1.0)),
-        ("Temperature 2: 60 sampled", writing(only, temperature=2.0, top_p=1.0)),
+        ("Temperature 0.2: 60 sampled", writing(only, 1, temperature=0.2, top_p=1.0)),
+        ("Temperature 2: 60 sampled", writing(only, 2, temperature=2.0, top_p=1.0)),
     ]
 
 
@@ -555,8 +589,8 @@ def _draw_bars(ax, before, after, characters):
     )
 
 
-def _write_text(fig, text, tallest):
-    """The end of the text so far, in two lines, and what the bars are."""
+def _write_text(fig, text, before):
+    """The end of the text so far, in two lines; what the bars are; two numbers of the model's p."""
     shown = text[-2 * LINE :].replace("\n", "↵")
     lines = [shown[k : k + LINE] for k in range(0, len(shown), LINE)]
     look = {"family": "monospace", "fontsize": 8.5, "va": "top", "parse_math": False}
@@ -564,7 +598,9 @@ def _write_text(fig, text, tallest):
     # Apart from its number, so that the words need not be painted anew.
     legend = {"ha": "right", "fontsize": 9}
     fig.text(0.92, 0.7, "grey: the model; blue: with your settings; tallest grey bar:", **legend)
-    fig.text(0.98, 0.7, f"{tallest:.2f}", **legend)
+    fig.text(0.98, 0.7, f"{before.max():.2f}", **legend)
+    fig.text(0.92, 0.765, "entropy of the model's bars, nats:", **legend)
+    fig.text(0.98, 0.765, f"{_entropy(before):.2f}", **legend)
 
 
 def _entropy(p):
@@ -576,7 +612,6 @@ def _entropy(p):
 
 STAGES = ("score", "scale", "mask", "softmax", "× values")
 LENS_CHARACTERS = 24
-MASKED = "#C8C8C4"  # grey: what is masked has no value
 
 
 def attention_lens(gpt, characters, text, heads=None):

@@ -570,24 +570,31 @@ def centred_over_the_numbers(h):
     return h
 
 
-def mixture_in_place(first, second, w):
-    return -torch.log((1 - w) * first.neg_().exp_() + w * second.neg_().exp_())
+def induction_in_loops(A, tokens):
+    found = []
+    for t in range(len(tokens)):
+        earlier = [s for s in range(t) if tokens[s] == tokens[t]]
+        if earlier:
+            found.append(sum(A[t, s + 1] for s in earlier))
+    return sum(found) / len(found)
 
 
-def mixture_of_surprises(first, second, w):
-    return (1 - w) * first + w * second
+def induction_one_early(A, tokens):
+    """The earlier token itself, not the one that followed it."""
+    earlier = (tokens[:, None] == tokens[None, :]).tril(-1)
+    return (A * earlier)[earlier.any(dim=1)].sum(dim=1).mean()
 
 
 ANSWERS = [
     (perplexity_in_place, perplexity_in_bits),
-    (0.28, 0.2),
     (causal_weights_in_place, causal_weights_scaled),
     (local_attention_in_place, local_attention_one_more),
+    ([0.0, -3.0, 3.0, -1.0], [1.0, 0.0, 1.0, -1.0]),
     (block_weights, block_weights_without_biases),
+    (induction_in_loops, induction_one_early),
     (nucleus_in_place, nucleus_on_the_wrong_side),
     (min_p_in_place, min_p_sharpened),
     (centred_up_to_here, centred_over_the_numbers),
-    (mixture_in_place, mixture_of_surprises),
 ]
 
 
@@ -606,12 +613,12 @@ def test_a_softmax_over_the_queries_is_refused(page_space):
         return scores.masked_fill(~gpt.causal_mask(5), -INF).softmax(dim=-2)
 
     with pytest.raises(CheckFailed):
-        page_space["mark_3"](over_queries)
+        page_space["mark_2"](over_queries)
 
 
 def test_a_repair_that_leaks_still_is_refused(page_space):
     with pytest.raises(CheckFailed, match="future"):
-        page_space["mark_8"](page_space["centred"])
+        page_space["mark_9"](page_space["centred"])
 
 
 def open_answer(width, heads, blocks, lr):
@@ -879,6 +886,7 @@ PICTURES = {
     "diagram": panels.gpt.gpt_diagram,
     "shapes": panels.gpt.gpt_shapes,
     "block": panels.gpt.block_picture,
+    "gelu": lambda: panels.gpt.gelu_picture({"the": 0.73, "he": -1.0}),
     "windows": panels.gpt.sliding_windows,
     "bigrams": lambda: panels.gpt.bigram_map(torch.eye(len(CHARACTERS)), CHARACTERS.alphabet),
     "attention": lambda: panels.gpt.attention_example(Q, Q.flip(0), 10 * Q),
@@ -1148,7 +1156,7 @@ FAULTS = [
         "exercises",
     ),
     page(
-        "exercise 8: the leak is mended",
+        "exercise 9: the leak is mended",
         "return h - h.mean(dim=1, keepdim=True)",
         "return h - h.mean(dim=2, keepdim=True)",
         "exercises",
@@ -1178,13 +1186,34 @@ FAULTS = [
         "test_queries_keys_and_values_are_written_as_products",
     ),
     page(
-        "eq. (8): the gradient of a stack is taken without the plus",
-        "h = h + part(read) if adds else part(read)",
+        "eq. (8): every stack is built without the plus",
+        "h = h + part(read) if self.adds else part(read)",
         "h = part(read)",
     ),
-    page("mark 9 mixes surprises", "[0.2, 0.625, 1.0]", "[0.1, 0.75, 1.0]", "exercises"),
     page(
-        "mark 4 gives the last query three keys",
+        "eq. (8): the neuron of the example reads another number",
+        "[0.0, 0.0, 3.0, 0.0, 3.0, 0.0]",
+        "[0.0, 0.0, 3.0, 0.0, 0.0, 3.0]",
+    ),
+    page(
+        "eq. (9): the head of the example is not tied",
+        "W_E = torch.eye(4, 6)",
+        "W_E = torch.eye(4, 6).roll(1, dims=0)",
+    ),
+    page(
+        "mark 4 takes a neuron that fires for the as well",
+        "the = torch.tensor([1.0, 0.576, 0.284, 1.0])",
+        "the = torch.tensor([1.0, 0.0, 0.67, 1.0])",
+        "exercises",
+    ),
+    page(
+        "mark 6 looks at the earlier token itself",
+        "perfect[4, 2] = 1",
+        "perfect[4, 1] = 1",
+        "exercises",
+    ),
+    page(
+        "mark 3 gives the last query three keys",
         "attention(q[5:], k[4:], v[4:])",
         "attention(q[5:], k[3:], v[3:])",
         "exercises",
@@ -1226,13 +1255,13 @@ FAULTS = [
         "test_the_mask_panel_trains_in_chunks_and_starts_anew_with_the_switch",
     ),
     page(
-        "mark 6 accepts the cut on the wrong side",
+        "mark 7 accepts the cut on the wrong side",
         "(0.6, [1, 1, 0, 0])",
         "(0.6, [1, 0, 0, 0])",
         "exercises",
     ),
     page(
-        "mark 3 forgets the mask",
+        "mark 2 forgets the mask",
         'want = scores.masked_fill(~mask, float("-inf"))',
         "want = scores",
         "exercises",
