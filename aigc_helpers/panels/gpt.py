@@ -162,7 +162,7 @@ def query_key_value(h, W_Q, W_K, W_V, names):
     products = {"queries  q = h W_Q": W_Q, "keys  k = h W_K": W_K, "values  v = h W_V": W_V}
     second = CELL * h.shape[1] + 0.2  # where the matrix begins, right of h
     third = second + CELL * W_Q.shape[1] + 0.2
-    for left, (title, matrix) in zip((0.25, 3.2, 6.15), products.items(), strict=True):
+    for left, (title, matrix) in zip((0.2, 3.1, 6.0), products.items(), strict=True):
         ax.text(left, 1.6, title, fontsize=10, va="center")
         _draw_matrix(ax, left, h, plotting.GREY, names)
         ax.text(left + second - 0.1, 0.68, "×", ha="center", va="center", fontsize=11)
@@ -266,7 +266,7 @@ def gpt_shapes():
         (3.75, 5, 3, orange, "weights A\n(N, heads, T, T)"),
         (5.5, 2, 3, orange, "A v\n(N, heads, T, d)"),
         (7.0, 6, 1, orange, "side by side\n(N, T, D)"),
-        (8.4, 6, 1, green, "mixed by `out`\n(N, T, D)"),
+        (8.3, 6, 1, green, "mixed\n(N, T, D)"),
     ]
     for y, boxes in ((2.95, upper), (1.45, lower)):
         for left, right in itertools.pairwise(boxes):
