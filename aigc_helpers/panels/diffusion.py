@@ -11,7 +11,6 @@ crossing_picture(...)  straight lines that cross, and the flow of their mean vel
 loss_weights()         what an error of the estimate weighs in the loss of each target
 unet_shapes()          the shapes on the way through the U-Net
 block_parts()          what a block of the U-Net does, in its order
-loss_by_time(...)      how high the loss is at each time, on digits of the training and on others
 denoised_estimate(...) what the network takes the clean digit to be, at one time
 sampling_steps(model)  the same noise through 5, 10, 20 and 50 network evaluations
 trade_off(rows)        recall and accuracy of each sampler, by its number of evaluations
@@ -685,19 +684,6 @@ def _draw_box(ax, x, y, width, words, colour):
     box = FancyBboxPatch((x, y), width, 0.7, style, facecolor="white", edgecolor=colour, linewidth=2)
     ax.add_patch(box)
     ax.text(x + width / 2, y + 0.35, words, ha="center", va="center", fontsize=9)
-
-
-# ---------------------------------------------------------------- the training
-
-
-def loss_by_time(times, training, test):
-    """Figure: the loss at each time, on digits that the network was trained on and on others."""
-    fig, ax = plotting.figure(6.4, 2.7)
-    ax.plot(times, training, "s--", color=plotting.BLUE, label="digits of the training set")
-    ax.plot(times, test, "o-", color=plotting.ORANGE, label="test digits")
-    ax.set(xlabel="t", ylim=(0, None), title="squared error of the velocity, by time")
-    ax.legend(frameon=False)
-    return fig
 
 
 # ---------------------------------------------------------------- the denoised estimate

@@ -949,7 +949,6 @@ def test_without_anywidget_there_is_a_list_of_digits(digits, monkeypatch):
         panels.diffusion.block_parts,
         lambda: panels.diffusion.trade_off(read_experiment("diffusion_steps").rows),
         lambda: panels.diffusion.finished_rows({0.3: IMAGES, 0.95: IMAGES}),
-        lambda: panels.diffusion.loss_by_time([0.1, 0.9], [0.3, 0.4], [0.3, 0.5]),
         lambda: panels.diffusion.clinic(diffusion.VelocityNet(), diffusion.VelocityNet(), torch.randn(50, 2))[0],
     ],
 )
@@ -1104,6 +1103,7 @@ FAULTS = [
         "times: the middle is not preferred",
         "return torch.sigmoid(torch.randn(n, generator=generator))",
         "return torch.rand(n, generator=generator)",
+        "test_times_cover_the_interval_and_come_from_the_middle_if_asked",
     ),
     page(
         "time embedding: a thousandth of the time",
@@ -1126,6 +1126,7 @@ FAULTS = [
         "U-Net attention: each position sees itself only",
         "x = (weights @ v).transpose(1, 2).reshape(N, H * W, C)",
         "x = v.transpose(1, 2).reshape(N, H * W, C)",
+        "test_attention_is_pytorchs_own",
     ),
     page(
         "mark 3: the data may be shrunk by anything",
@@ -1159,6 +1160,7 @@ FAULTS = [
         "learning rate: it never falls",
         "return highest * (1 + math.cos(math.pi * (step - warm) / (num_steps - warm))) / 2",
         "return highest",
+        "test_rates_rise_and_fall",
     ),
     page(
         "eq. (17): away from the label",
