@@ -338,7 +338,7 @@ class UNet(nn.Module):
         self.leave = nn.Conv2d(c, 4, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
-        self.to(memory_format=torch.channels_last)  # the layout that processors convolve fastest
+        self.to(memory_format=torch.channels_last)  # a quicker layout in memory
 
     def forward(self, x, t, label):
         if x.shape != (len(x), 1, 28, 28) or not t.shape == label.shape == (len(x),):
