@@ -42,7 +42,7 @@ def make_schedule(name):
     """The NoiseSchedule of a name.
 
     "rectified flow": straight lines (Liu 2022). "cosine": Nichol 2021, without its offset.
-    "linear": Ho 2020's, for small steps; beta grows from 0.1 to 20 (Song 2020, SDE).
+    "linear": Ho 2020's, for small steps: the noise added grows linearly (section 4).
     """
     require_one_of("make_schedule", "name", name, SCHEDULES)
     if name == "rectified flow":
@@ -230,7 +230,7 @@ def draw_times(n, middle=False, generator=None):
 def denoising_loss(net, x0, schedule, target="velocity", generator=None, *label, middle=False):
     """The mean squared error of a network's prediction for data x0 (N, ...): eq. (13).
 
-    label: (N,), for a network that takes one.
+    label: (N,), for a network that takes one; middle: as in `draw_times`. Both are for section 8.
     """
     t = draw_times(len(x0), middle, generator).to(x0.device)
     eps = torch.randn(x0.shape, generator=generator).to(x0)
@@ -338,7 +338,7 @@ class UNet(nn.Module):
         self.leave = nn.Conv2d(c, 4, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
-        self.to(memory_format=torch.channels_last)  # the layout that processors convolve fastest
+        self.to(memory_format=torch.channels_last)  # a quicker layout in memory
 
     def forward(self, x, t, label):
         if x.shape != (len(x), 1, 28, 28) or not t.shape == label.shape == (len(x),):

@@ -8,11 +8,14 @@ where_from()           a noisy point: what may be behind it, their mean, and the
 ddim_picture(...)      one step of the sampler in the plane
 trajectories(...)      points on their way from noise to a ring
 crossing_picture(...)  straight lines that cross, and the flow of their mean velocity
+loss_weights()         what an error of the estimate weighs in the loss of each target
 unet_shapes()          the shapes on the way through the U-Net
-loss_by_time(...)      how high the loss is at each time, on digits of the training and on others
+block_parts()          what a block of the U-Net does, in its order
 denoised_estimate(...) what the network takes the clean digit to be, at one time
 sampling_steps(model)  the same noise through 5, 10, 20 and 50 network evaluations
+trade_off(rows)        recall and accuracy of each sampler, by its number of evaluations
 guidance_scale(...)    what guidance does to accuracy and to variety
+finished_rows(...)     what comes back from each time that a digit was noised to
 draw_and_finish(...)   a drawing of your own, noised and denoised
 clinic(...)            five clouds of points, one from a healthy model and four from sick ones
 """
@@ -130,8 +133,9 @@ def _draw_sheet(fig, x, y, side, images, ncols, title):
     return ax
 
 
-def _draw_arrow(ax, start, end, colour):
+def _draw_arrow(ax, start, end, colour, size=10):
     arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.5, "shrinkA": 0, "shrinkB": 0}
+    arrow["mutation_scale"] = size
     ax.annotate("", xy=end, xytext=start, arrowprops=arrow)
 
 
@@ -276,12 +280,19 @@ def way_back():
 # ---------------------------------------------------------------- what may be behind a noisy number
 
 
-def two_points_picture(times=(0.2, 0.5, 0.8)):
+SPOTS = {  # time -> noisy samples whose arrows are long enough to be seen there, and 0.3
+    0.2: (-2.0, -1.2, -0.4, 0.3, 1.1, 1.8),
+    0.5: (-2.0, -1.4, -0.9, 0.3, 1.1, 1.8),
+    0.8: (-2.0, -1.2, -0.6, 0.3, 1.0, 1.8),
+}
+
+
+def two_points_picture():
     """Figure: data -1 and 1; at three times E[x_0 | x_t], and arrows from x_t to alpha times it."""
     centres = torch.tensor([[-1.0], [1.0]])
     grid = torch.linspace(-2.5, 2.5, 241)[:, None]
     fig, axes = plotting.figure(8.6, 4.3, ncols=3, nrows=2, height_ratios=[1.5, 1], sharex=True)
-    for column, t in enumerate(times):
+    for column, (t, values) in enumerate(SPOTS.items()):
         top, low = axes[0][column], axes[1][column]
         alpha = RECTIFIED_FLOW.alpha(t)
         mean = diffusion.mixture_denoise(grid, t, RECTIFIED_FLOW, centres, 0.0)
@@ -291,12 +302,14 @@ def two_points_picture(times=(0.2, 0.5, 0.8)):
         top.plot(grid, mean, color=plotting.ORANGE, label="estimate of x_0")
         top.set(ylim=(-1.3, 1.3), yticks=[-1, 0, 1], title=f"t = {t:g}")
         low.fill_between(grid[:, 0], density, color="#DCEAF4", label="density of x_t (height not to scale)")
-        spots = torch.tensor([-2.0, -1.2, -0.4, 0.3, 1.0, 1.8])[:, None]
+        spots = torch.tensor(values)[:, None]
         estimate = diffusion.mixture_denoise(spots, t, RECTIFIED_FLOW, centres, 0.0)
         for k, (x, end) in enumerate(zip(spots[:, 0], alpha * estimate[:, 0], strict=True)):
             y = 0.92 - 0.16 * k
             low.plot([x], [y], "x", color=plotting.INK, markersize=6, label="x_t" if k == 0 else None)
-            _draw_arrow(low, (x.item(), y), (end.item(), y), plotting.GREEN)
+            _draw_arrow(low, (x.item(), y), (end.item(), y), plotting.GREEN, size=6)
+            if (t, values[k]) == (0.5, 0.3):
+                low.text(0.55, y, f"from 0.3 to {end:.3f}", va="center", fontsize=8)
         low.plot([], [], color=plotting.GREEN, label="from x_t to alpha times the estimate")
         low.set(xlim=(-2.5, 2.5), ylim=(0, 1.05), xlabel="x_t", yticks=[])
     handles = [pair for ax in axes[:, 0] for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
@@ -577,6 +590,32 @@ def crossing_picture(lines, flow, x_lines, x_flow, times):
     return fig
 
 
+# ---------------------------------------------------------------- the targets
+
+
+def loss_weights(name="cosine"):
+    """Figure: for each target, what an error of the estimate weighs in the loss, by time: 1 over eq. (15)."""
+    schedule = diffusion.make_schedule(name)
+    t = torch.linspace(0.03, 0.97, 95)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    lines = {
+        "noise, eps": (alpha**2 / sigma**2, plotting.ORANGE, "-"),
+        "data, x0": (torch.ones_like(t), plotting.BLUE, "--"),
+        "v": ((alpha**2 + sigma**2) ** 2 / sigma**2, plotting.GREEN, "-"),
+        "velocity": ((alpha + sigma) ** 2 / sigma**2, plotting.PINK, "-."),
+    }
+    fig, ax = plotting.figure(6.4, 2.9)
+    for label, (weight, colour, dash) in lines.items():
+        ax.plot(t, weight, dash, color=colour, label=label)
+    ax.set_yscale("log")
+    ax.set(xlim=(0, 1), ylim=(0.003, 400), yticks=[0.01, 0.1, 1, 10, 100], xlabel="t")
+    ax.set_yticklabels(["0.01", "0.1", "1", "10", "100"])
+    ax.minorticks_off()
+    ax.set_title(f"weight of an error of the estimate ({name} schedule)", fontsize=10)
+    ax.legend(frameon=False)
+    return fig
+
+
 # ---------------------------------------------------------------- the U-Net
 
 
@@ -614,6 +653,30 @@ def unet_shapes(c=48):
     return fig
 
 
+def block_parts():
+    """Figure: what `Block` does to h, in its order, and where the embedding e comes in."""
+    fig, ax = plotting.canvas(2.1)
+    parts = ["norm", "SiLU", "conv 3×3", "norm", "× (1 + scale)\n+ shift", "SiLU", "conv 3×3"]
+    widths = [0.7, 0.65, 0.9, 0.7, 1.2, 0.65, 0.9]
+    x = 0.55
+    for words, width in zip(parts, widths, strict=True):
+        _draw_arrow(ax, (x - 0.24, 0.95), (x - 0.02, 0.95), plotting.INK)
+        colour = plotting.GREEN if "scale" in words else plotting.BLUE
+        _draw_box(ax, x, 0.6, width, words, colour)
+        if "scale" in words:
+            _draw_arrow(ax, (x + width / 2, 1.78), (x + width / 2, 1.32), plotting.GREEN)
+            ax.text(x + width / 2, 1.85, "e, through a linear layer", ha="center", fontsize=9)
+        x += width + 0.26
+    _draw_arrow(ax, (x - 0.24, 0.95), (x - 0.02, 0.95), plotting.INK)
+    ax.text(0.15, 0.95, "h", ha="center", va="center", fontsize=11)
+    ax.text(x + 0.12, 0.95, "+", ha="center", va="center", fontsize=15)
+    ax.plot([0.15, 0.15, x + 0.12], [0.75, 0.25, 0.25], color=plotting.INK, linewidth=1.5)
+    _draw_arrow(ax, (x + 0.12, 0.24), (x + 0.12, 0.78), plotting.INK)
+    ax.text(4.2, 0.32, "shortcut", ha="center", fontsize=9)
+    _draw_arrow(ax, (x + 0.25, 0.95), (x + 0.5, 0.95), plotting.INK)
+    return fig
+
+
 def _draw_box(ax, x, y, width, words, colour):
     from matplotlib.patches import FancyBboxPatch
 
@@ -621,19 +684,6 @@ def _draw_box(ax, x, y, width, words, colour):
     box = FancyBboxPatch((x, y), width, 0.7, style, facecolor="white", edgecolor=colour, linewidth=2)
     ax.add_patch(box)
     ax.text(x + width / 2, y + 0.35, words, ha="center", va="center", fontsize=9)
-
-
-# ---------------------------------------------------------------- the training
-
-
-def loss_by_time(times, training, test):
-    """Figure: the loss at each time, on digits that the network was trained on and on others."""
-    fig, ax = plotting.figure(6.4, 2.7)
-    ax.plot(times, training, "s--", color=plotting.BLUE, label="digits of the training set")
-    ax.plot(times, test, "o-", color=plotting.ORANGE, label="test digits")
-    ax.set(xlabel="t", ylim=(0, None), title="squared error of the velocity, by time")
-    ax.legend(frameon=False)
-    return fig
 
 
 # ---------------------------------------------------------------- the denoised estimate
@@ -762,6 +812,32 @@ def _draw_rows(ax, rows):
     ax.set_axis_off()
 
 
+def trade_off(rows):
+    """Figure: one curve a sampler, recall across and accuracy up, a point for each number of evaluations.
+
+    rows: dict of "SAMPLER, EVALUATIONS" -> {"accuracy", "recall"}, as texts that begin with the mean;
+    a row without an accuracy is the floor, a vertical line.
+    """
+    fig, ax = plotting.figure(6.4, 3.3)
+    marks = {  # sampler -> its line, its colour, where its labels stand
+        "DDIM": ("o-", plotting.BLUE, {"xytext": (-8, -4), "ha": "right", "va": "top"}),
+        "DDPM": ("s-", plotting.ORANGE, {"xytext": (6, 5)}),
+    }
+    for sampler, (mark, colour, where) in marks.items():
+        names = [name for name in rows if name.startswith(sampler)]
+        recall = [float(rows[name]["recall"].split()[0]) for name in names]
+        accuracy = [float(rows[name]["accuracy"].split()[0]) for name in names]
+        ax.plot(recall, accuracy, mark, color=colour, label=f"{sampler}, evaluations (FID)")
+        for name, across, up in zip(names, recall, accuracy, strict=True):
+            words = f"{name.split(', ')[1]} ({rows[name]['FID'].split()[0]})"
+            ax.annotate(words, (across, up), textcoords="offset points", fontsize=9, **where)
+    floor = next(float(row["recall"]) for row in rows.values() if not row.get("accuracy"))
+    ax.axvline(floor, color=plotting.GREY, linewidth=1, linestyle=":", label="recall of real digits")
+    ax.set(xlim=(0.56, 0.9), ylim=(0.86, 0.98), xlabel="recall", ylabel="read as ordered")
+    ax.legend(frameon=False, loc="lower left", fontsize=9)
+    return fig
+
+
 # ---------------------------------------------------------------- the guidance scale
 
 
@@ -812,6 +888,21 @@ def guidance_scale(samples, accuracy, variety):
 
 
 # ---------------------------------------------------------------- draw and finish
+
+
+def finished_rows(rows):
+    """Figure: rows of images, each (N, 1, 28, 28), with the time of the row at its left.
+
+    rows: dict of the time t -> images in [-1, 1].
+    """
+    fig, ax = plotting.figure(6.6, 0.6 * len(rows), tight=False)
+    fig.subplots_adjust(0.12, 0.01, 0.99, 0.99)
+    images = list(rows.values())
+    ax.imshow(plotting.tile(torch.cat(images), len(images[0])), cmap="gray", vmin=0, vmax=1)
+    for row, t in enumerate(rows):
+        ax.text(-6, 29 * row + 14, f"t = {t:g}", ha="right", va="center", fontsize=10)
+    ax.set_axis_off()
+    return fig
 
 
 AS_READ = "what the classifier reads"

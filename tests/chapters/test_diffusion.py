@@ -16,6 +16,7 @@ from aigc_helpers.metrics import load_features
 from aigc_helpers.models import diffusion
 from aigc_helpers.models.vae import ConvVAE
 from aigc_helpers.panels import pad
+from aigc_helpers.weights import read_experiment
 from tests.marking import assert_marked
 from tests.panel_checks import (
     answers_within,
@@ -408,7 +409,7 @@ def test_a_guidance_scale_that_is_no_number_is_refused(w):
         diffusion.guided(small_unet(), w)
 
 
-def test_finish_from_an_early_time_stays_near_and_from_0_gives_the_image_itself():
+def test_finish_from_a_small_time_stays_near_and_from_0_gives_the_image_itself():
     net = small_unet()
     label = torch.zeros(4).long()
 
@@ -554,6 +555,31 @@ def classify_by(draws, t, pick="argmin"):
 """
 
 
+def train_towards(target):
+    """An answer to exercise 5: the step of section 5 with this target."""
+    return f"""def data_step(net, opt, x0, generator=None):
+    t = torch.rand(len(x0), 1, generator=generator)
+    eps = torch.randn(x0.shape, generator=generator)
+    loss = (net((1 - t) * x0 + t * eps, t) - ({target})).square().mean()
+    opt.zero_grad()
+    loss.backward()
+    opt.step()
+    return loss
+"""
+
+
+def guided_where(condition):
+    """An answer to exercise 6: guided where this holds."""
+    return f"""def guided_between(net, w, low, high):
+    led = guided(net, w)
+
+    def predict(x, t, label):
+        return led(x, t, label) if {condition} else net(x, t, label)
+
+    return predict
+"""
+
+
 SOLUTIONS = {
     1: (
         "def alpha_sigma(r):\n    return (r / (1 + r)) ** 0.5, (1 / (1 + r)) ** 0.5",
@@ -580,17 +606,23 @@ SOLUTIONS = {
         "def their_pair(x0, eps, t):\n    return (1 - t) * x0 + t * eps, x0 - eps",
     ),
     5: (
-        "def noise_from_velocity(u, x, alpha, sigma):\n    return (x + alpha * u) / (alpha + sigma)",
-        "def noise_from_velocity(u, x, alpha, sigma):\n    return x + alpha * u",
-        "def noise_from_velocity(u, x, alpha, sigma):\n    return (x - sigma * u) / (alpha + sigma)",
+        train_towards("x0"),
+        train_towards("eps - x0"),
+        train_towards("eps"),
+        train_towards("x0").replace("    opt.step()\n", ""),
     ),
     6: (
-        "def guided_estimate(with_label, without, w):\n"
-        "    return (with_label + w * (with_label - without)).clamp(-1, 1)",
-        "def guided_estimate(with_label, without, w):\n    return with_label + w * (with_label - without)",
-        "def guided_estimate(with_label, without, w):\n    return (without + w * (with_label - without)).clamp(-1, 1)",
-        "def guided_estimate(with_label, without, w):\n"
-        "    return (with_label + w * (without - with_label)).clamp(-1, 1)",
+        guided_where("low <= t[0] <= high"),
+        guided_where("low < t[0] < high"),
+        guided_where("t[0] >= low"),
+        guided_where("not low <= t[0] <= high"),
+        "def guided_between(net, w, low, high):\n    return guided(net, w)",
+        """def guided_between(net, w, low, high):
+    def predict(x, t, label):
+        return guided(net, w if low <= t[0] <= high else 0.0)(x, t, label)
+
+    return predict
+""",  # right, but it pays for guidance where there is none
     ),
     7: (
         classify_by(3, 0.7),
@@ -912,8 +944,11 @@ def test_without_anywidget_there_is_a_list_of_digits(digits, monkeypatch):
         panels.diffusion.diffusion_diagram,
         panels.diffusion.two_points_picture,
         panels.diffusion.ddim_picture,
+        panels.diffusion.loss_weights,
         panels.diffusion.unet_shapes,
-        lambda: panels.diffusion.loss_by_time([0.1, 0.9], [0.3, 0.4], [0.3, 0.5]),
+        panels.diffusion.block_parts,
+        lambda: panels.diffusion.trade_off(read_experiment("diffusion_steps").rows),
+        lambda: panels.diffusion.finished_rows({0.3: IMAGES, 0.95: IMAGES}),
         lambda: panels.diffusion.clinic(diffusion.VelocityNet(), diffusion.VelocityNet(), torch.randn(50, 2))[0],
     ],
 )
@@ -1068,6 +1103,7 @@ FAULTS = [
         "times: the middle is not preferred",
         "return torch.sigmoid(torch.randn(n, generator=generator))",
         "return torch.rand(n, generator=generator)",
+        "test_times_cover_the_interval_and_come_from_the_middle_if_asked",
     ),
     page(
         "time embedding: a thousandth of the time",
@@ -1090,6 +1126,7 @@ FAULTS = [
         "U-Net attention: each position sees itself only",
         "x = (weights @ v).transpose(1, 2).reshape(N, H * W, C)",
         "x = v.transpose(1, 2).reshape(N, H * W, C)",
+        "test_attention_is_pytorchs_own",
     ),
     page(
         "mark 3: the data may be shrunk by anything",
@@ -1123,6 +1160,7 @@ FAULTS = [
         "learning rate: it never falls",
         "return highest * (1 + math.cos(math.pi * (step - warm) / (num_steps - warm))) / 2",
         "return highest",
+        "test_rates_rise_and_fall",
     ),
     page(
         "eq. (17): away from the label",
@@ -1133,7 +1171,7 @@ FAULTS = [
         "finish: from pure noise whatever the start",
         "x = diffuse(x0, start, eps, RECTIFIED_FLOW)",
         "x = eps",
-        "test_finish_from_an_early_time_stays_near_and_from_0_gives_the_image_itself",
+        "test_finish_from_a_small_time_stays_near_and_from_0_gives_the_image_itself",
     ),
     page(
         "mark 2: any sign will do",
@@ -1142,9 +1180,9 @@ FAULTS = [
         "test_marks_refuse_wrong_answers",
     ),
     page(
-        "mark 6: within the range is not asked",
-        'check("w = 2, within the range", answer(c, u, 2.0), [0.4, -1.0, 1.0])',
-        'check("w = 2, within the range", answer(c, u, 2.0)[:1], [0.4])',
+        "mark 6: the price is not asked",
+        'check(f"t = {t}: images evaluated, of a batch of 3", sum(evaluated), cost)',
+        'check(f"t = {t}: images evaluated, of a batch of 3", 0 * sum(evaluated), 0 * cost)',
         "test_marks_refuse_wrong_answers",
     ),
     panel_fault(
