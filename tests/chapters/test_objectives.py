@@ -651,6 +651,26 @@ def test_the_panel_asks_the_network_that_is_chosen():
     assert not (picture(panel) == one).all()
 
 
+def test_a_temperature_of_zero_fills_in_the_likeliest_letters():
+    from aigc_helpers.panels.objectives import _Filling
+
+    model = small_filler(0)
+    state = _Filling({"one": model}, CHARACTERS)
+    state.read("________", 0.0)
+    likeliest = state.probabilities(model).argmax(dim=-1)
+    assert (state.probabilities(model, 0).amax(dim=-1) == 1).all()
+    state.fill(model, "random", 8, temperature=0)
+    assert torch.equal(state.tokens, likeliest)
+
+
+def test_the_panel_draws_at_the_temperature_that_is_chosen():
+    panel = MAKERS["two"]()
+    panel.set(text="Spe_k", share=0.0)
+    warm = picture(panel)
+    panel.set(temperature=0.0)
+    assert not (picture(panel) == warm).all()
+
+
 def test_a_panel_keeps_the_model_it_was_given():
     model = small_filler(0)
     panel = panels.objectives.fill_in({"one": model}, CHARACTERS, TEXT[:60])
@@ -671,6 +691,10 @@ PICTURES = {
         [{1: 3.5, 3: 2.2}, {3: 1.9}],
     ),
     "costs": lambda: panels.objectives.cost_curves({"a": [1.0, 2.0], "b": [1.0, 4.0]}, 1.9, 3.3),
+    "masks": panels.objectives.attention_masks,
+    "race": lambda: panels.objectives.writing_race(
+        {"a": [(1.0, 3.3, 4.1), (0.7, 2.9, 3.7)], "b": [(1.0, 3.3, 1.9), (0.7, 3.2, 1.5)]}, (3.3, 1.7)
+    ),
     "strips": lambda: panels.objectives.order_strips({"random": STRIP, "from the left": STRIP}),
 }
 
@@ -858,10 +882,24 @@ FAULTS = [
     ),
     panel(
         "fill panel: the network cannot be chosen",
-        "p = state.probabilities(models[model])",
-        "p = state.probabilities(models[first])",
+        "p = state.probabilities(models[model], temperature)",
+        "p = state.probabilities(models[first], temperature)",
         "test_the_panel_asks_the_network_that_is_chosen",
     ),
+    panel(
+        "fill panel: letters are drawn at temperature 1",
+        "p = self.probabilities(model, temperature)",
+        "p = self.probabilities(model, temperature + 1 - temperature)",
+        "test_a_temperature_of_zero_fills_in_the_likeliest_letters",
+    ),
+    page(
+        "the reverse process: as many at each step",
+        "freed = draw(tokens.shape, generator, \"cpu\") < (t - s) / t",
+        "freed = draw(tokens.shape, generator, \"cpu\") < (1.0 if step == 1 else t - s)",
+    ),
+    page("two steps: the later gaps do not see the earlier", "cost_of_set(table, word, then)).exp()", "cost_of_set(table, word, first)).exp()"),
+    page("equal frequencies: another table's", "one_by_one = marginals(sampled_distribution(table, 3))", "one_by_one = marginals(sampled_distribution(wrong, 3))"),
+    page("letter pairs: the letter behind", "bigram[x[:, :-1], x[:, 1:]].log()", "bigram[x[:, 1:], x[:, :-1]].log()"),
     panel(
         "strips: early is dark",
         "share = 0.55 * step / last",
