@@ -1,9 +1,11 @@
 """The panels and pictures of 03c_objectives: hide letters, and watch them come back.
 
 masked_diagram()    a line decays, a network fills it: the whole chapter in one picture
+attention_masks()   which positions may attend to which: causal, both sides, prefix
 two_curves(...)     the training losses of two networks between reference lines
 cost_curves(...)    what a hidden letter costs, against the share that is hidden
 order_strips(...)   texts whose letters are coloured by when they were written
+writing_race(...)   how surprised a judge is by samples, against their entropy
 fill_in(...)        a line with gaps, and a network that fills them
 """
 
@@ -16,7 +18,7 @@ from aigc_helpers.models.objectives import ORDERINGS, rank_gaps, unmask
 from aigc_helpers.panels.core import Panel, choice, frozen, slider, text_box
 from aigc_helpers.weights import load_model
 
-SEED = 0
+SEED = 2
 ORDERS = ORDERINGS[:4]  # the fifth ranks letters after they are drawn: no outline can show that
 GAP = "_"  # what the reader types for a hidden letter
 DOT = "·"  # and how it is drawn in the diagram
@@ -59,6 +61,26 @@ def masked_diagram():
         y = 1.75 - 0.34 * k
         ax.text(0.2, y, f"{evaluations} evaluations", fontsize=9.5, va="center")
         ax.text(1.75, y, line, fontsize=10, va="center", color=plotting.BLUE, **MONO)
+    return fig
+
+
+def attention_masks():
+    """Figure: three grids of six positions, a square filled where a row may attend to a column."""
+    fig, axes = plotting.figure(7.6, 2.6, ncols=3)
+    near = range(6)
+    grids = {
+        "causal": lambda row, column: column <= row,
+        "both sides": lambda row, column: True,
+        "prefix (of 3)": lambda row, column: column <= max(row, 2),
+    }
+    for ax, (name, may_see) in zip(axes, grids.items(), strict=True):
+        seen = [[float(may_see(row, column)) for column in near] for row in near]
+        ax.pcolormesh(seen, cmap="Blues", vmin=0, vmax=1.6, edgecolor="white", linewidth=1.5)
+        ax.set(title=name, xlabel="sees position", aspect="equal")
+        ax.invert_yaxis()
+        ax.set_xticks([k + 0.5 for k in near], [str(k + 1) for k in near])
+        ax.set_yticks([k + 0.5 for k in near], [str(k + 1) for k in near])
+    axes[0].set_ylabel("position")
     return fig
 
 
@@ -110,9 +132,9 @@ def two_curves(losses, references, points=()):
         steps = range(1, len(values) + 1)
         ax.plot(steps, values, color=colour, alpha=0.15, linewidth=0.8)
         ax.plot(steps, plotting.smooth(values, 0.95), color=colour, label=name)
-    for colour, scores in zip(plotting.CYCLE, points, strict=False):
+    for colour, name, scores in zip(plotting.CYCLE, losses, points, strict=False):
         look = {"color": colour, "edgecolor": "white", "s": 34, "zorder": 3}
-        ax.scatter(list(scores), list(scores.values()), label="... validation", **look)
+        ax.scatter(list(scores), list(scores.values()), label=f"{name}, validation", **look)
     for name, loss in references.items():
         ax.axhline(loss, color=plotting.GREY, linestyle=":", linewidth=1.3, zorder=1)
         ax.text(longest * 1.01, loss, f"{loss:.2f} {name}", fontsize=8.5, va="center")
@@ -173,6 +195,24 @@ def order_strips(strips):
     return fig
 
 
+def writing_race(lines, real):
+    """Figure: nats of a judge against the entropy of letters, a line for each way of writing.
+
+    lines: dict name -> [(temperature, entropy, nats)]; real: (entropy, nats) of unseen text
+    """
+    fig, ax = plotting.figure(7.2, 3.6)
+    marks = "osD^v"
+    for colour, mark, (name, points) in zip(plotting.CYCLE, marks, lines.items(), strict=False):
+        temperatures, entropies, nats = zip(*points, strict=True)
+        ax.plot(entropies, nats, color=colour, marker=mark, markersize=6, label=name)
+        for temperature, x, y in zip(temperatures, entropies, nats, strict=True):
+            ax.annotate(f"{temperature:g}", (x, y), (6, 3), textcoords="offset points", fontsize=8.5)
+    ax.scatter(*real, marker="*", s=130, color=plotting.INK, zorder=3, label="unseen text")
+    ax.set(xlabel="entropy of the letters, nats", ylabel="judge's nats per letter")
+    ax.legend(loc="upper left", fontsize=8.5)
+    return fig
+
+
 # ---------------------------------------------------------------- a line with gaps
 
 
@@ -209,9 +249,13 @@ class _Filling:
         # The order "at random" must be the one that the outlines show.
         self.scores = torch.rand(tokens.shape, generator=self.random)
 
-    def probabilities(self, model):
+    def probabilities(self, model, temperature=1.0):
+        """(1, T, V): at a temperature of 0, all of it on the likeliest letter."""
         with torch.no_grad():
-            return model(self.tokens).softmax(dim=-1)
+            logits = model(self.tokens)
+        if temperature == 0:
+            return torch.nn.functional.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
+        return (logits / temperature).softmax(dim=-1)
 
     def next_gaps(self, p, ordering, number):
         """Bool (1, T): the gaps that are filled next."""
@@ -223,14 +267,15 @@ class _Filling:
             rank = rank_gaps(p, hidden, ordering, self.random)
         return hidden & (rank < number)
 
-    def fill(self, model, ordering, number):
+    def fill(self, model, ordering, number, temperature=1.0):
         """One evaluation: a letter is drawn for `number` gaps. With none left, hide again."""
         if not (self.tokens == len(self.characters)).any():
             self.hide()
             return
-        p = self.probabilities(model)
+        following = self.next_gaps(self.probabilities(model), ordering, number)
+        p = self.probabilities(model, temperature)
         drawn = torch.multinomial(p[0], 1, generator=self.random).T
-        self.tokens = torch.where(self.next_gaps(p, ordering, number), drawn, self.tokens)
+        self.tokens = torch.where(following, drawn, self.tokens)
         self.evaluations += 1
 
 
@@ -241,7 +286,8 @@ def fill_in(
 
     An underscore in the text is a gap; the slider hides more. Outlined gaps are filled next; bars
     show the network's probabilities for the first of them. One at a time, letters fit each other;
-    many at a time, neighbours are drawn without knowing of each other. The order moves the outlines.
+    many at a time, neighbours are drawn without knowing of each other. The order moves the outlines;
+    a temperature below 1 makes the tall bars taller, and 0 leaves the likeliest letter alone.
 
     models:     dict name -> gap filler (Backbone); without it, the one that is kept
     characters: the `Characters` that they read
@@ -261,11 +307,13 @@ def fill_in(
     text = text.replace("\n", " ")
     latest = {}
 
-    def draw(text, share, ordering, number, model=first):
+    def draw(text, share, ordering, number, temperature, model=first):
         state.read(text, share)
-        latest.update(model=models[model], ordering=ordering, number=number)
-        p = state.probabilities(models[model])
-        following = state.next_gaps(p, ordering, number)
+        latest.update(
+            model=models[model], ordering=ordering, number=number, temperature=temperature
+        )
+        following = state.next_gaps(state.probabilities(models[model]), ordering, number)
+        p = state.probabilities(models[model], temperature)
         fig, (upper, lower) = figure.wipe()
         _draw_line(upper, state, following[0], characters)
         _draw_bars(lower, p[0], following[0], characters)
@@ -276,6 +324,7 @@ def fill_in(
         "share": slider("hide", 0.0, 1.0, 0.5, step=0.05),
         "ordering": choice("order", list(ORDERS), ordering),
         "number": slider("at a time", 1, 16, 1, step=1),
+        "temperature": slider("temperature", 0.0, 1.0, 1.0, step=0.1),
     }
     if len(models) > 1:
         controls["model"] = choice("network", list(models))
@@ -287,13 +336,16 @@ def fill_in(
         """A frame of the storyboard: from the beginning, after so many evaluations."""
 
         def change():
-            values = {"share": 0.5, "ordering": first_order, "number": 1} | changes
+            usual = {"share": 0.5, "ordering": first_order, "number": 1, "temperature": 1.0}
+            values = usual | changes
             state.read(text, values["share"])
             state.hide()
             model = models[values.get("model", first)]
             for _ in range(times):
                 if (state.tokens == len(characters)).any():
-                    state.fill(model, values["ordering"], values["number"])
+                    state.fill(
+                        model, values["ordering"], values["number"], values["temperature"]
+                    )
             return values
 
         return change
