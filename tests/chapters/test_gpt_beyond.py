@@ -222,6 +222,44 @@ def test_the_merges_of_a_text_without_pairs_end_with_a_clear_message():
         gpt_beyond.learn_merges("abc", 3)
 
 
+ODD_SHAPES = {
+    "heads wider than the width": {"head_dim": 16, "inner": 40, "kv_heads": 1},
+    "narrow heads, experts": {"head_dim": 2, "inner": 5, "mlp": "experts"},
+    "a gate of an odd inner width": {"head_dim": 8, "inner": 7, "mlp": "SwiGLU"},
+}
+
+
+@pytest.mark.parametrize("changes", ODD_SHAPES.values(), ids=ODD_SHAPES)
+def test_heads_and_mlps_of_any_width(changes):
+    model = make_model(changes)
+    d, inner = changes["head_dim"], changes["inner"]
+    block = model.blocks[0]
+    assert block.attention.q.weight.shape == (2 * d, 12)
+    assert block.attention.out.weight.shape == (12, 2 * d)
+    assert block.attention.k.weight.shape == (changes.get("kv_heads", 2) * d, 12)
+    mlp = block.mlp.experts[0] if changes.get("mlp") == "experts" else block.mlp
+    assert mlp.up.weight.shape == (inner, 12) and mlp.down.weight.shape == (12, inner)
+    causal_models.assert_pieces_make_the_whole(model, causal_models.CUTS[0])
+    causal_models.assert_causal(model)
+
+
+def test_without_a_width_of_its_own_a_head_is_its_share_of_the_width():
+    torch.manual_seed(0)
+    plain = gpt_beyond.ModernGPT(11, 16, 12, 2, 1, mlp="SwiGLU")
+    torch.manual_seed(0)
+    said = gpt_beyond.ModernGPT(11, 16, 12, 2, 1, mlp="SwiGLU", head_dim=6, inner=32)
+    for one, other in zip(plain.parameters(), said.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_vocabulary_too_large_to_hash_is_refused():
+    with pytest.raises(ValueError, match="NgramTables: vocab must be a whole number from 1 to 1,?500"):
+        gpt_beyond.NgramTables(1501, 2)
+    last = torch.full((1, 3), 1499)
+    assert (gpt_beyond.NgramTables(1500, 1).numbers(last)[1] >= 0).all()
+    assert 1500**3 * 2654435761 < 2**63
+
+
 def test_names_of_llama_that_we_have_not_are_refused():
     assert gpt_beyond.rename_llama("model.layers.11.mlp.up_proj.weight") == "blocks.11.mlp.up.weight"
     assert gpt_beyond.rename_llama("model.layers.2.self_attn.k_norm.weight") == "blocks.2.attention.key_scale"
@@ -350,11 +388,14 @@ def test_a_context_of_one_reads_and_writes():
 
 
 BAD_MODELS = {
-    "heads that do not fit": ({"width": 12, "num_heads": 5}, "width 12 cannot be cut into 5 equal"),
+    "heads that do not fit": ({"width": 12, "num_heads": 5}, "width 12 is not 5 equal heads"),
     "no heads": ({"num_heads": 0}, "num_heads must be a whole number of at least 1"),
-    "odd heads to rotate": ({"width": 6, "num_heads": 2}, "2 equal heads of an even width"),
+    "odd heads to rotate": ({"width": 6, "num_heads": 2}, "heads of 3 cannot be cut into pairs"),
+    "odd heads of one's own": ({"head_dim": 5}, "heads of 5 cannot be cut into pairs"),
+    "heads of no width": ({"head_dim": 0}, "head_dim must be a whole number of at least 1"),
+    "no inner width": ({"inner": 0}, "inner must be a whole number of at least 1"),
     "no context": ({"context": 0}, "context must be a whole number of at least 1"),
-    "keys that cannot be shared": ({"kv_heads": 3}, "2 heads cannot share 3 of keys"),
+    "keys that cannot be shared": ({"kv_heads": 3}, "2 heads cannot share 3 KV heads"),
     "no heads of keys": ({"kv_heads": 0}, "kv_heads must be a whole number of at least 1"),
     "an unknown MLP": ({"mlp": "ReLU"}, "unknown mlp 'ReLU'; choose one of squared ReLU"),
     "an unknown norm": ({"norm": "batch"}, "unknown norm 'batch'"),
@@ -551,46 +592,43 @@ def scores_of_new_position(q, new_k, old_k):
     ),
     (
         """
-def texts_that_fit(memory, blocks, kv_heads, d, length, bytes_each=2):
-    return int(memory / (2 * blocks * kv_heads * d * length * bytes_each))
+def read_row(variant, baseline, t=4.303):
+    apart = torch.tensor(variant).double() - torch.tensor(baseline).double()
+    half = t * apart.std() / len(apart) ** 0.5
+    return apart.mean(), half, int(apart.mean().abs() > half)
 """,
         """
-def texts_that_fit(memory, blocks, kv_heads, d, length, bytes_each=2):
-    return memory // (blocks * kv_heads * d * length * bytes_each)
+def read_row(variant, baseline, t=4.303):
+    one, other = torch.tensor(variant).double(), torch.tensor(baseline).double()
+    half = t * ((one.var() + other.var()) / len(one)) ** 0.5
+    return (one - other).mean(), half, int((one - other).mean().abs() > half)
 """,
         """
-def texts_that_fit(memory, blocks, kv_heads, d, length, bytes_each=2):
-    return round(memory / (2 * blocks * kv_heads * d * length * bytes_each))
-""",
-    ),
-    (
-        """
-def balance_of(p):
-    f = p.argmax(dim=1).bincount(minlength=p.shape[1]) / len(p)
-    return p.shape[1] * (f * p.mean(dim=0)).sum()
-""",
-        """
-def balance_of(p):
-    return p.shape[1] * p.mean(dim=0).square().sum()
-""",
-        """
-def balance_of(p):
-    f = p.argmax(dim=1).bincount(minlength=p.shape[1]) / len(p)
-    return (f * p.mean(dim=0)).sum()
+def read_row(variant, baseline, t=4.303):
+    apart = torch.tensor(variant).double() - torch.tensor(baseline).double()
+    half = t * apart.std()
+    return apart.mean(), half, int(apart.mean().abs() > half)
 """,
     ),
     (
         """
-def plan(C, N, batch, context, a, b):
-    return math.floor(C / (6 * N * batch * context)), a / C**b
+def plan(C, P, blocks, width, batch, context, alpha, beta):
+    per_step = (6 * P + 12 * blocks * context * width) * batch * context
+    return math.floor(C / per_step), alpha / C**beta
 """,
         """
-def plan(C, N, batch, context, a, b):
-    return math.floor(C / (6 * N * batch)), a / C**b
+def plan(C, P, blocks, width, batch, context, alpha, beta):
+    return math.floor(C / (6 * P * batch * context)), alpha / C**beta
 """,
         """
-def plan(C, N, batch, context, a, b):
-    return math.floor(C / (6 * N * batch * context)), a * C**b
+def plan(C, P, blocks, width, batch, context, alpha, beta):
+    per_step = (6 * P + 12 * blocks * context * width) * batch
+    return math.floor(C / per_step), alpha / C**beta
+""",
+        """
+def plan(C, P, blocks, width, batch, context, alpha, beta):
+    per_step = (6 * P + 12 * blocks * context * width) * batch * context
+    return math.floor(C / per_step), alpha * C**beta
 """,
     ),
     (
@@ -643,7 +681,7 @@ def test_the_open_mark_refuses_what_breaks_its_rules(page, made, message):
     space = dict(page)
     exec(f"def my_gpt(vocab):\n    model = {made}\n    for w in model.parameters():\n        torch.nn.init.normal_(w, std=0.2)\n    return model, make_optimizers(model)", space)
     with pytest.raises(CheckFailed, match=message):
-        page["mark_7"](space["my_gpt"])
+        page["mark_6"](space["my_gpt"])
 
 
 # ---------------------------------------------------------------- panels
@@ -802,13 +840,29 @@ def test_pictures_of_the_stored_tables_are_drawn():
     }
     fig = panels.gpt_beyond.parts_picture(rows)
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["the same", "worse"]
-    keys = ("width", "compute, FLOP", "validation loss")
-    grid = [dict(zip(keys, row, strict=True)) for row in ((32, 1e9, 2.5), (32, 2e9, 2.4))]
-    held_out = dict(zip(keys, (64, 8e9, 2.2), strict=True))
-    lines = {"wider": (5.0, 0.03), "longer": (9.0, 0.1)}
-    fig = panels.gpt_beyond.scaling_picture(grid, held_out, lines)
-    assert len(fig.axes[0].lines) == 4
+    keys = ("width", "compute, FLOP", "validation loss", "standard deviation")
+    runs = [dict(zip(keys, row, strict=True)) for row in ((32, 1e9, 2.5, 0.02), (48, 2e9, 2.4, 0.01))]
+    held_out = dict(zip(keys, (64, 8e9, 2.2, 0.01), strict=True))
+    fig = panels.gpt_beyond.scaling_picture(runs, held_out, {"both": (5.0, 0.03)}, 0.02)
+    words = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
+    assert words[:2] == ["line: both", "width 64, held out"]
+    assert {"width 32", "width 48", "prediction, ± its standard error"} < set(words)
     assert panels.gpt_beyond.two_blocks().axes
+
+
+def test_pictures_of_trainings_show_what_they_are_given():
+    curves = {"validation": {1: 4.0, 4: 3.2}, "held back": {1: 4.1, 4: 3.0}}
+    fig = panels.gpt_beyond.training_picture([4.0, 3.0, 2.5, 2.0], curves, {"uniform": 4.3})
+    training = fig.axes[0].lines[1].get_ydata()
+    assert training == pytest.approx([4.0, 3.0, 2.5, 2.0]), "so early no step has others around it"
+    assert panels.gpt_beyond._mean_around(list(range(100)), 40) == pytest.approx(39.5, abs=1)
+    row = {"by the way": "5.0: 3.1, 9.9: 2.9", "bits per byte, bigram": "3.6"}
+    row["bits per byte, trigram"] = "2.9"
+    fig = panels.gpt_beyond.race_picture({"characters": row, "byte pairs": row})
+    assert list(fig.axes[0].lines[0].get_xdata()) == [5.0, 9.9]
+    loads = {(name, seed): torch.full((3, 2), 40.0 + seed) for name in ("with", "without") for seed in (0, 1)}
+    fig = panels.gpt_beyond.loads_picture(loads)
+    assert len(fig.axes) == 2 and list(fig.axes[1].lines[0].get_xdata()) == [0, 10, 20]
 
 
 # ---------------------------------------------------------------- seeded faults
@@ -838,8 +892,8 @@ FAULTS = [
     ),
     page_fault(
         "rotation that is none: a sign",
-        "torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)",
-        "torch.cat([a * cos + b * sin, a * sin + b * cos], dim=-1)",
+        "torch.cat([u * cos - v * sin, u * sin + v * cos], dim=-1)",
+        "torch.cat([u * cos + v * sin, u * sin + v * cos], dim=-1)",
     ),
     page_fault(
         "rotary: a cache that starts at position 0 again",
@@ -891,6 +945,23 @@ FAULTS = [
         "nn.init.normal_(self.position.weight, std=position_start)",
         "nn.init.normal_(self.position.weight, std=1.0)",
         "test_learned_positions_begin_as_quiet_as_asked",
+    ),
+    page_fault(
+        "a head is always its share of the width",
+        "d = width // num_heads if head_dim is None else head_dim",
+        "d = width // num_heads + 0 * (head_dim or 0)",
+    ),
+    page_fault("the inner width is not passed on", "return SwiGLU(width, inner)", "return SwiGLU(width)"),
+    page_fault(
+        "a prediction without the pull of its line",
+        "pull = 1 / len(x) + (math.log(C) - x.mean()) * share",
+        "pull = 1 / len(x) + 0 * C * share",
+    ),
+    page_fault(
+        "mark 4 pairs nothing",
+        'check("... half of its interval", half, 4.303 * 0.01 / 3, rtol=1e-4)',
+        'check("... half of its interval", half, half)',
+        MARKS,
     ),
     page_fault("attention is not causal", "        if self.causal:  ", "        if False:  "),
     page_fault("the MLP's ReLU is not squared", "F.relu(inner).square() if", "F.relu(inner) if"),
@@ -973,8 +1044,8 @@ FAULTS = [
     ),
     page_fault(
         "the line of scaling has another slope",
-        "b = -((x - x.mean()) * (y - y.mean())).sum()",
-        "b = -((x - x.mean()) * (y - y.mean())).sum() / 2",
+        "beta = -((x - x.mean()) * (y - y.mean())).sum()",
+        "beta = -((x - x.mean()) * (y - y.mean())).sum() / 2",
     ),
     page_fault(
         "Llama: keys and values swapped",
