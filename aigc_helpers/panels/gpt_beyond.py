@@ -114,6 +114,8 @@ def parts_picture(rows):
 def training_picture(losses, curves, references):
     """Figure: the training loss of each step, losses of other texts, and losses to compare with.
 
+    It begins where the training loss comes below the highest of these.
+
     losses      one number a step
     curves      dict name -> (dict step -> loss)
     references  dict name -> loss, drawn as a line across
@@ -133,13 +135,15 @@ def training_picture(losses, curves, references):
         ax.text(len(losses) * 1.04, loss, f"{loss:.2f} {name}", fontsize=8.5, va="center")
     lowest = min(min(curve.values()) for curve in curves.values())
     lowest = min(lowest, smoothed[-1], *references.values())
+    highest = max(references.values()) + 0.1
+    first = next((step for step in steps if smoothed[step - 1] < highest), 1)
     ax.set(xscale="log", xlabel="step (each mark: about three times the one before)")
-    ax.set(xlim=(1, len(losses)), ylim=(lowest - 0.1, max(references.values()) + 0.15))
+    ax.set(xlim=(min(first, len(losses) - 1), len(losses)), ylim=(lowest - 0.1, highest))
     ax.set_ylabel("nats per character")
-    ticks = [tick for tick in (1, 3, 10, 30, 100, 300, 1000, 3000) if tick <= len(losses)]
+    ticks = [tick for tick in (1, 3, 10, 30, 100, 300, 1000, 3000) if first <= tick <= len(losses)]
     ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     ax.minorticks_off()
-    ax.legend(loc="upper right", bbox_to_anchor=(1.0, 0.93))
+    ax.legend(loc="upper right", bbox_to_anchor=(1.0, 0.96))
     return fig
 
 
@@ -221,7 +225,7 @@ def scaling_picture(grid, held_out, lines, error):
     ticks = [tick / 10 for tick in range(10, 40) if low <= tick / 10 <= high]
     ax.set_yticks(ticks, [f"{tick:.1f}" for tick in ticks])
     ax.minorticks_off()
-    ax.legend(loc="lower left", fontsize=8.5)
+    ax.legend(loc="upper right", fontsize=8.5)
     return fig
 
 
