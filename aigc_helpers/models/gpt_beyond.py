@@ -9,7 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from aigc_helpers.arguments import require_number, require_one_of, require_whole
-from aigc_helpers.models.gpt import causal_mask, generate, next_token_loss
+from aigc_helpers.models.gpt import causal_mask, next_token_loss
 from aigc_helpers.training import autocast
 
 
@@ -76,14 +76,14 @@ def learn_merges(text, num_merges):
     Raises ValueError if pairs run out.
     """
     require_whole("learn_merges", "num_merges", num_merges, least=0)
-    pairs = PairCounts(text)
+    words = PairCounts(text)
     merges = []
     for new in range(256, 256 + num_merges):
-        pair = pairs.most_frequent()
+        pair = words.most_frequent()
         if pair is None:
             found = f"only {len(merges)} of the {num_merges} merges can be learnt"
             raise ValueError(f"{found}: no pair is left in this text")
-        pairs.merge(pair, new)
+        words.merge(pair, new)
         merges.append(pair)
     return merges
 
@@ -160,16 +160,17 @@ def rotate(x, start=0, rope_theta=10000.0):
     angle = positions[:, None] * theta                         # (T, d/2)
     cos = angle.cos().to(x.dtype)
     sin = angle.sin().to(x.dtype)
-    a, b = x.chunk(2, dim=-1)                                  # number i is paired with i + d/2
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    u, v = x.chunk(2, dim=-1)                                  # coordinate i goes with i + d/2
+    return torch.cat([u * cos - v * sin, u * sin + v * cos], dim=-1)
 
 
 class ModernAttention(nn.Module):
-    """h (N, T, D) -> (N, T, D): causal attention with rotary positions, QK-norm, shared keys.
+    """h (N, T, D) -> (N, T, D): causal attention with rotary positions, QK-norm, GQA.
 
-    kv_heads: how many heads of keys and values the num_heads heads of queries share; None: one for
-    each. qk_scale, key_scale: a learnt factor for each number of a normalised query, or key.
-    rope_theta: of `rotate`; eps: of the norms. Raises ValueError for a width that cannot be cut up.
+    kv_heads: how many KV heads the num_heads heads of queries share; None: one for each. head_dim:
+    the width d of a head; None: width / num_heads. qk_scale, key_scale: a learnt factor for each
+    number of a normalised query, or key. rope_theta: of `rotate`; eps: of the norms.
+    Raises ValueError for sizes that do not fit.
     """
 
     def __init__(
@@ -177,6 +178,7 @@ class ModernAttention(nn.Module):
         width,
         num_heads,
         kv_heads=None,
+        head_dim=None,
         rotary=True,
         qk_norm=True,
         qk_scale=False,
@@ -190,29 +192,32 @@ class ModernAttention(nn.Module):
         kv_heads = num_heads if kv_heads is None else kv_heads
         require_whole("ModernAttention", "kv_heads", kv_heads, least=1)
         if num_heads % kv_heads:
-            raise ValueError(f"ModernAttention: {num_heads} heads cannot share {kv_heads} of keys")
-        if width % num_heads or (rotary and width // num_heads % 2):
-            heads = f"{num_heads} equal heads" + (" of an even width" if rotary else "")
-            raise ValueError(f"ModernAttention: width {width} cannot be cut into {heads}")
+            raise ValueError(f"ModernAttention: {num_heads} heads cannot share {kv_heads} KV heads")
+        if head_dim is None and width % num_heads:
+            raise ValueError(f"ModernAttention: width {width} is not {num_heads} equal heads")
+        d = width // num_heads if head_dim is None else head_dim
+        require_whole("ModernAttention", "head_dim", d, least=1)
+        if rotary and d % 2:
+            raise ValueError(f"ModernAttention: heads of {d} cannot be cut into pairs to rotate")
         self.num_heads = num_heads
         self.kv_heads = kv_heads
+        self.head_dim = d
         self.rotary = rotary
         self.qk_norm = qk_norm
         self.causal = causal
         self.rope_theta = rope_theta
         self.eps = eps
-        d = width // num_heads
-        self.q = nn.Linear(width, width, bias=False)
+        self.q = nn.Linear(width, num_heads * d, bias=False)
         self.k = nn.Linear(width, kv_heads * d, bias=False)
         self.v = nn.Linear(width, kv_heads * d, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(num_heads * d, width, bias=False)
         self.scale = nn.Parameter(torch.ones(d)) if qk_scale else None
         self.key_scale = nn.Parameter(torch.ones(d)) if key_scale else None
 
     def split(self, h, start=0):
         """Queries (N, heads, T, d), keys and values (N, kv_heads, T, d) of h (N, T, D)."""
-        N, T, D = h.shape
-        d = D // self.num_heads
+        N, T, _ = h.shape
+        d = self.head_dim
         q = self.q(h).view(N, T, self.num_heads, d).transpose(1, 2)
         k = self.k(h).view(N, T, self.kv_heads, d).transpose(1, 2)
         v = self.v(h).view(N, T, self.kv_heads, d).transpose(1, 2)
@@ -248,13 +253,14 @@ class ModernAttention(nn.Module):
 
 
 class PlainMLP(nn.Module):
-    """h (..., D) -> (..., D): D -> 4 D, squared ReLU (So 2021) or GELU, 4 D -> D; no biases."""
+    """h (..., D) -> (..., D): up, squared ReLU (So 2021) or GELU, down; inner width 4 D."""
 
-    def __init__(self, width, squared=True):
+    def __init__(self, width, squared=True, inner=None):
         super().__init__()
+        inner = 4 * width if inner is None else inner
         self.squared = squared
-        self.up = nn.Linear(width, 4 * width, bias=False)
-        self.down = nn.Linear(4 * width, width, bias=False)
+        self.up = nn.Linear(width, inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
 
     def forward(self, h):
         inner = self.up(h)
@@ -279,11 +285,13 @@ class SwiGLU(nn.Module):
 class Experts(nn.Module):
     """h (..., D) -> (..., D): a router sends each position to one of the MLPs: eq. (8)."""
 
-    def __init__(self, width, num_experts=4):
+    def __init__(self, width, num_experts=4, inner=None):
         super().__init__()
         require_whole("Experts", "num_experts", num_experts, least=2)
         self.router = nn.Linear(width, num_experts, bias=False)
-        self.experts = nn.ModuleList(PlainMLP(width) for _ in range(num_experts))
+        self.experts = nn.ModuleList(
+            PlainMLP(width, inner=inner) for _ in range(num_experts)
+        )
         self.load = None                                       # shares of the last forward pass
         self.balance = None                                    # its loss, until it is taken
 
@@ -304,29 +312,34 @@ class Experts(nn.Module):
 MLPS = ("squared ReLU", "GELU", "SwiGLU", "experts")
 
 
-def make_mlp(kind, width):
-    """One of the four MLPs."""
+def make_mlp(kind, width, inner=None):
+    """One of the four MLPs; inner: its inner width, None: its usual one."""
     require_one_of("make_mlp", "mlp", kind, MLPS)
+    if inner is not None:
+        require_whole("make_mlp", "inner", inner, least=1)
     if kind == "SwiGLU":
-        return SwiGLU(width)
+        return SwiGLU(width, inner)
     if kind == "experts":
-        return Experts(width)
-    return PlainMLP(width, squared=kind == "squared ReLU")
+        return Experts(width, inner=inner)
+    return PlainMLP(width, kind == "squared ReLU", inner)
 
 
 class ModernBlock(nn.Module):
     """h (N, T, D) -> (N, T, D): attention, then an MLP, each added to the residual stream.
 
-    norm: "RMS" or "layer". mlp: one of MLPS. eps: of all norms. parts: of `ModernAttention`.
+    norm: "RMS" or "layer". mlp: one of MLPS. inner: of `make_mlp`. eps: of all norms.
+    parts: of `ModernAttention`.
     """
 
-    def __init__(self, width, num_heads, norm="RMS", mlp="squared ReLU", eps=1e-6, **parts):
+    def __init__(
+        self, width, num_heads, norm="RMS", mlp="squared ReLU", inner=None, eps=1e-6, **parts
+    ):
         super().__init__()
         require_one_of("ModernBlock", "norm", norm, ("RMS", "layer"))
         self.norm1 = nn.RMSNorm(width, eps=eps) if norm == "RMS" else nn.LayerNorm(width)
         self.attention = ModernAttention(width, num_heads, eps=eps, **parts)
         self.norm2 = nn.RMSNorm(width, eps=eps) if norm == "RMS" else nn.LayerNorm(width)
-        self.mlp = make_mlp(mlp, width)
+        self.mlp = make_mlp(mlp, width, inner)
         for name, weight in self.named_parameters():
             if name.endswith(("out.weight", "down.weight")):   # at first the block adds nothing
                 nn.init.zeros_(weight)
@@ -345,8 +358,8 @@ class ModernGPT(nn.Module):
     embedding; its `reach` says how many tokens back it looks. rotary: if not, positions are learnt;
     position_start: the standard deviation that their table begins with (None: 1, as the tokens').
     entrance_norm: whether h is normalised before the first block (embedding norm).
-    eps: of all norms. parts: norm, mlp, kv_heads, qk_norm, qk_scale, key_scale, causal,
-    rope_theta: see `ModernBlock` and `ModernAttention`.
+    eps: of all norms. parts: norm, mlp, inner, kv_heads, head_dim, qk_norm, qk_scale, key_scale,
+    causal, rope_theta: see `ModernBlock` and `ModernAttention`.
     With a Cache, the tokens are those that follow what the cache has read.
     Raises ValueError beyond the context, and for no tokens at all.
     """
@@ -416,6 +429,9 @@ class ModernGPT(nn.Module):
         return self.read_out(h)
 
 
+MOST_FOR_TABLES = 1500  # vocab^3 * 2654435761 must stay below 2^63
+
+
 def shifted(tokens, back):
     """tokens (N, T) moved to the right by `back` positions; before the text stands token 0."""
     return F.pad(tokens, (back, 0))[:, : tokens.shape[1]]
@@ -440,7 +456,8 @@ class PreviousTokens(nn.Module):
 class NgramTables(nn.Module):
     """Tokens (N, T) -> (N, T, D): a vector for the last two tokens, and one for the last three.
 
-    Pairs have a row each. Triples are hashed into `rows` rows of `narrow` numbers, with dropout.
+    Pairs have a row each, so it is for small vocabularies. Triples are hashed into `rows` rows of
+    width `narrow`, with dropout. Raises ValueError where vocab^3 hashes would not fit in 64 bits.
     """
 
     reach = 2
@@ -448,6 +465,7 @@ class NgramTables(nn.Module):
     def __init__(self, vocab, width, rows=32768, narrow=32, dropout=0.3):
         super().__init__()
         require_whole("NgramTables", "rows", rows, least=1)
+        require_whole("NgramTables", "vocab", vocab, least=1, most=MOST_FOR_TABLES)
         self.vocab = vocab
         self.rows = rows
         self.dropout = dropout
@@ -468,20 +486,20 @@ class NgramTables(nn.Module):
         return self.pairs(pair) + self.widen(thin)
 
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c: Jordan 2024
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # c1, c3, c5: Jordan 2024
 
 
 def orthogonal(G, rounds=5):
-    """About U V' for matrices G = U S V' (..., rows, columns): eq. (10). Singular values near 1."""
+    """About U V' for matrices G (..., rows, columns): eq. (10). Singular values near 1."""
     if G.ndim < 2:
         raise ValueError(f"orthogonal: G must be a matrix, got the shape {tuple(G.shape)}")
-    a, b, c = NEWTON_SCHULZ
+    c1, c3, c5 = NEWTON_SCHULZ
     tall = G.shape[-2] > G.shape[-1]
     X = G.mT if tall else G                                    # the smaller of the squares, X X'
     X = X / X.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)         # no singular value above 1
     for _ in range(rounds):
         A = X @ X.mT
-        X = a * X + (b * A + c * A @ A) @ X
+        X = c1 * X + (c3 * A + c5 * A @ A) @ X
     return X.mT if tall else X
 
 
@@ -528,7 +546,7 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(model, muon=True, matrix_rate=None, rate=5e-3):
     """Optimisers of a ModernGPT: one for the matrices in its blocks, and AdamW for all else.
 
-    The matrices get Muon, or AdamW if not muon, at `matrix_rate` (None: 0.02, or 0.003).
+    The matrices get Muon, or AdamW if not muon, at `matrix_rate` (None: 0.02, or 0.016).
     Frozen weights get none. Raises ValueError if all are frozen.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -545,13 +563,13 @@ def make_optimizers(model, muon=True, matrix_rate=None, rate=5e-3):
     if matrices and muon:
         found.append(Muon(matrices, lr=0.02 if matrix_rate is None else matrix_rate))
     elif matrices:
-        lr = 0.003 if matrix_rate is None else matrix_rate
+        lr = 0.016 if matrix_rate is None else matrix_rate
         found.append(torch.optim.AdamW(matrices, lr=lr, **settings))
     return found
 
 
 def set_rates(opts, step, num_steps):
-    """Learning rates for step 1 ... num_steps: warm-up, stable, decay to zero in straight lines.
+    """Learning rates for step 1 ... num_steps, a trapezoid: up, level, and down to zero.
 
     Up in 20 steps (or a fifth of a short run), down in the last 60 % of the run. The peak rate is
     what a group had at the first call; it is kept in the group as "full".
@@ -591,6 +609,17 @@ def train_step(model, opts, batch, device, balance=0.01):
     return loss.detach()
 
 
+def train_for(model, opts, tokens, num_steps, batch_size, seed, balance=0.01):
+    """num_steps of `train_step` on random windows of tokens (T,); the seed sets the windows."""
+    random = torch.Generator().manual_seed(seed)
+    inside = torch.arange(model.context + 1)
+    for step in range(1, num_steps + 1):
+        starts = torch.randint(len(tokens) - model.context, (batch_size,), generator=random)
+        set_rates(opts, step, num_steps)
+        train_step(model, opts, tokens[starts[:, None] + inside], tokens.device, balance)
+    return model.eval()
+
+
 VARIANTS = {  # name -> what differs from the baseline
     "the baseline": {},
     "LayerNorm for RMSNorm": {"norm": "layer"},
@@ -626,17 +655,6 @@ def make_variant(name, vocab, seed, matrix_rate=None, context=128, width=128, nu
     return model, make_optimizers(model, muon, matrix_rate)
 
 
-def train_for(model, opts, tokens, num_steps, batch_size, seed, balance=0.01):
-    """num_steps of `train_step` on random windows of tokens (T,); the seed sets the windows."""
-    random = torch.Generator().manual_seed(seed)
-    inside = torch.arange(model.context + 1)
-    for step in range(1, num_steps + 1):
-        starts = torch.randint(len(tokens) - model.context, (batch_size,), generator=random)
-        set_rates(opts, step, num_steps)
-        train_step(model, opts, tokens[starts[:, None] + inside], tokens.device, balance)
-    return model.eval()
-
-
 LLAMA_PARTS = {
     "input_layernorm": "norm1.weight",
     "self_attn.q_proj": "attention.q.weight",
@@ -665,131 +683,3 @@ def rename_llama(name):
     if found is None or found[2] not in LLAMA_PARTS:
         raise ValueError(f"rename_llama: ModernGPT has no place for the weights {name!r}")
     return f"blocks.{found[1]}.{LLAMA_PARTS[found[2]]}"
-
-
-class LoRA(nn.Module):
-    """A linear layer, frozen, with a low-rank correction beside it: eq. (13). `on` switches it."""
-
-    def __init__(self, layer, rank=8, scale=2.0):
-        super().__init__()
-        require_whole("LoRA", "rank", rank, least=1)
-        require_number("LoRA", "scale", scale)
-        if not isinstance(layer, nn.Linear):
-            raise ValueError(f"LoRA: needs a linear layer, got {type(layer).__name__}")
-        self.layer = layer.requires_grad_(False)
-        self.scale = scale
-        self.on = True
-        down = torch.randn(rank, layer.in_features) * layer.in_features**-0.5
-        self.down = nn.Parameter(down.to(layer.weight))        # A
-        self.up = nn.Parameter(torch.zeros(layer.out_features, rank).to(layer.weight))     # B
-
-    def forward(self, h):
-        out = self.layer(h)
-        return out + self.scale * (h @ self.down.T) @ self.up.T if self.on else out
-
-    def merged(self):
-        """One plain weight matrix (out, in) that does the same."""
-        return self.layer.weight + self.scale * self.up @ self.down
-
-
-def adapt(model, rank=8):
-    """Freeze a ModernGPT, with a LoRA beside every matrix of its blocks and its head.
-
-    Returns the LoRAs: what is left to train. A model that has them already keeps them as they are.
-    Raises ValueError if they have another rank.
-    """
-    owners = []
-    for part in [*model.blocks.modules(), model]:
-        if not isinstance(part, LoRA):
-            owners += [(part, name) for name, child in part.named_children()]
-    loras = []
-    for part, name in owners:
-        layer = getattr(part, name)
-        if not isinstance(layer, nn.Linear | LoRA):
-            continue
-        lora = layer if isinstance(layer, LoRA) else LoRA(layer, rank)
-        if len(lora.down) != rank:
-            raise ValueError(f"adapt: the model has LoRAs of rank {len(lora.down)}, not {rank}")
-        loras.append((part, name, lora))
-    model.requires_grad_(False)
-    for part, name, lora in loras:
-        setattr(part, name, lora)
-        lora.down.requires_grad_(True)
-        lora.up.requires_grad_(True)
-    return [lora for _, _, lora in loras]
-
-
-def answer_loss(model, tokens, is_answer):
-    """Eq. (12), nats, for tokens (N, T) and is_answer (N, T) bool.
-
-    The first token of a row stands after nothing, and cannot be asked for.
-    """
-    asked = is_answer[:, 1:]
-    if not asked.any():
-        raise ValueError("answer_loss: is_answer marks no token after the first of a row")
-    logits = model(tokens[:, :-1])
-    return F.cross_entropy(logits[asked], tokens[:, 1:][asked])
-
-
-SUM_LENGTH = 10  # characters: two numbers, "+", "=", up to three digits, the end of the line
-
-
-def sum_tokens(characters, chosen):
-    """Tokens (N, 10) of sums, numbered 0 to 9,999, and which of them are the answer (N, 10)."""
-    rows = []
-    lengths = []
-    for k in chosen.tolist():
-        first = k // 100
-        second = k % 100
-        question = f"{first:02d}+{second:02d}="
-        answer = f"{first + second}\n"
-        text = (question + answer).ljust(SUM_LENGTH, "\n")
-        rows.append(characters.encode(text))
-        lengths.append(len(answer))
-    position = torch.arange(SUM_LENGTH)
-    ends = 6 + torch.tensor(lengths)[:, None]
-    return torch.stack(rows), (position >= 6) & (position < ends)
-
-
-def split_sums(num_held_out=500, seed=0):
-    """Two tensors of sums' numbers: for training, and held out; 25+17 goes where 17+25 goes."""
-    pairs = [(first, second) for first in range(100) for second in range(first, 100)]
-    random = torch.Generator().manual_seed(seed)
-    training = []
-    held_out = []
-    for index in torch.randperm(len(pairs), generator=random).tolist():
-        first, second = pairs[index]
-        goes_to = held_out if len(held_out) < num_held_out else training
-        goes_to += sorted({100 * first + second, 100 * second + first})
-    return torch.tensor(training), torch.tensor(held_out)
-
-
-@torch.no_grad()
-def share_right(model, tokens, is_answer):
-    """The share of sums that are right to the last digit, when the model writes the answer."""
-    written = generate(model, tokens[:, :6], SUM_LENGTH - 6, temperature=0)
-    return ((written == tokens) | ~is_answer).all(dim=1).float().mean().item()
-
-
-def tune(model, rate, sums, num_steps, seed=0, text=None):
-    """Fine-tune all weights that are not frozen on sums (tokens, is_answer), with AdamW.
-
-    text: None, or windows (n, T + 1) of the old text, of which 4 are replayed at each step.
-    """
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    opt = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    tokens, is_answer = sums
-    random = torch.Generator().manual_seed(seed)
-    random_text = torch.Generator().manual_seed(seed)          # the sums are the same without text
-    for step in range(1, num_steps + 1):
-        chosen = torch.randint(len(tokens), (128,), generator=random)
-        set_rates([opt], step, num_steps)
-        with autocast(tokens.device):
-            loss = answer_loss(model, tokens[chosen], is_answer[chosen])
-            if text is not None:
-                replayed = torch.randint(len(text), (4,), generator=random_text)
-                loss = loss + next_token_loss(model, text[replayed])
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-    return model

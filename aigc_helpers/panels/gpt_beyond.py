@@ -5,7 +5,10 @@ merges(...)            a text cut into tokens by ever more merges
 rotary()               a query and a key, turned by their positions, and their score
 growing_up(...)        the logit lens over the checkpoints of a training
 parts_picture(...)     what each part is worth: differences with their errors
-scaling_picture(...)   loss against computing, with a fitted line
+training_picture(...)  the losses of a training beside those of n-gram models
+race_picture(...)      bits per byte over processor time, for two tokenizers
+loads_picture(...)     the share of the busiest expert in training
+scaling_picture(...)   loss against compute, with a fitted line
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ def _visible(text):
 GPT2_BLOCK = ("layer norm", "attention", "layer norm", "MLP: GELU")
 THIS_PAGE = (
     "RMSNorm",
-    "attention:\nrotary, QK-norm,\nshared keys",
+    "attention:\nrotary, QK-norm,\nGQA",
     "RMSNorm",
     "MLP: squared\nReLU or SwiGLU,\nor experts",
 )
@@ -49,14 +52,14 @@ def two_blocks():
     fig.subplots_adjust(0, 0, 1, 1)
     ax.set(xlim=(0, 8.8), ylim=(0, 4.6))
     ax.set_axis_off()
-    entrances = ("token + learnt position", "token; then a norm")
+    beginnings = ("token + learnt position", "token; then a norm")
     optimizers = ("AdamW for all weights", "Muon for matrices, AdamW for the rest")
     columns = (("GPT-2, 2019", GPT2_BLOCK), ("the parts of this page", THIS_PAGE))
     for k, (title, parts) in enumerate(columns):
         left = 0.5 + 4.4 * k
         ax.text(left + 1.7, 4.38, title, ha="center", fontsize=12.5)
         _draw_block(ax, left, parts, plotting.BLUE if k == 0 else plotting.ORANGE)
-        ax.text(left + 0.3, 0.38, entrances[k], fontsize=9.5)
+        ax.text(left + 0.3, 0.38, beginnings[k], fontsize=9.5)
         ax.text(left + 0.3, 0.12, optimizers[k], fontsize=9.5, color=plotting.GREY)
     return fig
 
@@ -108,33 +111,121 @@ def parts_picture(rows):
     return fig
 
 
-def scaling_picture(grid, held_out, lines):
-    """Figure: loss against compute in logarithms, a curve for each width, and lines a C^-b.
+def training_picture(losses, curves, references):
+    """Figure: the training loss of each step, losses of other texts, and losses to compare with.
 
-    grid: the runs that the lines were fitted to; held_out: the larger run; lines: name -> (a, b).
+    It begins where the training loss comes below the highest of these.
+
+    losses      one number a step
+    curves      dict name -> (dict step -> loss)
+    references  dict name -> loss, drawn as a line across
+    """
+    fig, ax = plotting.figure(7.6, 3.9)
+    steps = range(1, len(losses) + 1)
+    ax.plot(steps, losses, color=plotting.SKY, alpha=0.5, linewidth=0.7)
+    # Means over steps around each one, so that the curve does not lag behind.
+    smoothed = [_mean_around(losses, step) for step in steps]
+    ax.plot(steps, smoothed, color=plotting.BLUE, label="training (mean of the steps around)")
+    styles = ((plotting.ORANGE, "o"), (plotting.GREEN, "s"))
+    for (name, curve), (colour, marker) in zip(curves.items(), styles, strict=True):
+        look = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.2}
+        ax.plot(list(curve), list(curve.values()), label=name, **look)
+    for name, loss in references.items():
+        ax.axhline(loss, color=plotting.GREY, linestyle=":", linewidth=1.3, zorder=1)
+        ax.text(len(losses) * 1.04, loss, f"{loss:.2f} {name}", fontsize=8.5, va="center")
+    lowest = min(min(curve.values()) for curve in curves.values())
+    lowest = min(lowest, smoothed[-1], *references.values())
+    highest = max(references.values()) + 0.1
+    first = next((step for step in steps if smoothed[step - 1] < highest), 1)
+    ax.set(xscale="log", xlabel="step (each mark: about three times the one before)")
+    ax.set(xlim=(min(first, len(losses) - 1), len(losses)), ylim=(lowest - 0.1, highest))
+    ax.set_ylabel("nats per character")
+    ticks = [tick for tick in (1, 3, 10, 30, 100, 300, 1000, 3000) if first <= tick <= len(losses)]
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.minorticks_off()
+    ax.legend(loc="upper right", bbox_to_anchor=(1.0, 0.96))
+    return fig
+
+
+def _mean_around(losses, step):
+    """The mean loss of the steps from 0.87 to 1.15 times this one."""
+    around = losses[math.ceil(step / 1.15) - 1 : math.floor(step * 1.15)]
+    return sum(around) / len(around)
+
+
+def race_picture(rows):
+    """Figure: bits per byte over processor seconds, and the lines of the tables of the same tokens.
+
+    rows: those of the experiment gpt_tokens; "by the way" holds "seconds: bits, ..." of one run.
     """
     fig, ax = plotting.figure(7.4, 3.4)
+    for (name, row), colour in zip(rows.items(), (plotting.BLUE, plotting.ORANGE), strict=True):
+        points = [pair.split(": ") for pair in row["by the way"].split(", ")]
+        seconds = [float(time) for time, _ in points]
+        ax.plot(seconds, [float(bits) for _, bits in points], "o-", color=colour, label=name)
+        for table, dashes in (("bigram", ":"), ("trigram", "--")):
+            level = float(row[f"bits per byte, {table}"])
+            ax.axhline(level, color=colour, linestyle=dashes, linewidth=1.2)
+            ax.text(0.4, level + 0.02, f"{table}, {name}", color=colour, fontsize=8)
+    ax.set(xlabel="processor seconds of training", ylabel="bits per byte", xlim=(0, None))
+    ax.legend(loc="upper right")
+    return fig
+
+
+def loads_picture(loads):
+    """Figure: the share of the busiest expert over the steps, one axes a block.
+
+    loads: dict (name, seed) -> (measured steps, blocks), per cent, every tenth step from 0 on.
+    """
+    names = list(dict.fromkeys(name for name, _ in loads))
+    colours = dict(zip(names, (plotting.BLUE, plotting.ORANGE), strict=True))
+    num_blocks = next(iter(loads.values())).shape[1]
+    fig, axes = plotting.figure(8.0, 2.8, ncols=num_blocks, sharey=True)
+    for block, ax in enumerate(axes):
+        for (name, seed), shares in loads.items():
+            at = range(0, 10 * len(shares), 10)
+            label = name if seed == 0 else None
+            ax.plot(at, shares[:, block], color=colours[name], linewidth=1.5, label=label)
+        ax.axhline(25, color=plotting.GREY, linestyle=":")
+        ax.set(title=f"block {block + 1}", xlabel="step", ylim=(0, 100))
+    axes[0].set_ylabel("busiest expert, %")
+    axes[-1].legend(loc="upper right", fontsize=8.5)
+    return fig
+
+
+def scaling_picture(grid, held_out, lines, error):
+    """Figure: loss against compute in logarithms, a curve for each width, and a line a C^-b.
+
+    grid: the smaller runs; held_out: the larger run; lines: name -> (alpha, beta); error: the
+    standard error of the line at the larger run.
+    """
+    fig, ax = plotting.figure(7.4, 3.6)
     colours = (plotting.SKY, plotting.GREEN, plotting.BLUE)
     widths = sorted({run["width"] for run in grid})
     for width, colour in zip(widths, colours, strict=False):
         runs = [run for run in grid if run["width"] == width]
         compute = [run["compute, FLOP"] for run in runs]
         losses = [run["validation loss"] for run in runs]
-        ax.plot(compute, losses, "o-", color=colour, label=f"width {width}", markersize=5)
-    lowest = min(run["compute, FLOP"] for run in grid)
-    ends = [lowest, 1.3 * held_out["compute, FLOP"]]
-    for (name, (a, b)), dashes in zip(lines.items(), ("--", ":"), strict=False):
-        line = [a * C**-b for C in ends]
-        ax.plot(ends, line, dashes, color=plotting.GREY, label=f"line: {name}", linewidth=1.4)
-    star = {"color": plotting.ORANGE, "markersize": 11, "linestyle": ""}
+        errors = [run["standard deviation"] / math.sqrt(3) for run in runs]
+        bars = {"fmt": "o-", "capsize": 3, "markersize": 4, "label": f"width {width}"}
+        ax.errorbar(compute, losses, errors, color=colour, **bars)
+    far = held_out["compute, FLOP"]
+    ends = [min(run["compute, FLOP"] for run in grid), 1.3 * far]
+    for name, (alpha, beta) in lines.items():
+        line = [alpha * C**-beta for C in ends]
+        ax.plot(ends, line, "--", color=plotting.GREY, label=f"line: {name}", linewidth=1.4)
+        predicted = alpha * far**-beta
+        label = "prediction, ± its standard error"
+        ax.errorbar(far, predicted, error, fmt="_", color=plotting.INK, capsize=6, label=label)
+    star = {"color": plotting.ORANGE, "markersize": 11, "linestyle": "", "zorder": 4}
     name = f"width {held_out['width']}, held out"
-    ax.plot(held_out["compute, FLOP"], held_out["validation loss"], marker="*", label=name, **star)
+    ax.plot(far, held_out["validation loss"], marker="*", label=name, **star)
     ax.set(xscale="log", yscale="log", xlabel="compute C, FLOP", ylabel="nats per character")
     low, high = ax.get_ylim()
-    ticks = [tick / 5 for tick in range(5, 20) if low <= tick / 5 <= high]
+    ticks = [tick / 10 for tick in range(10, 40) if low <= tick / 10 <= high]
     ax.set_yticks(ticks, [f"{tick:.1f}" for tick in ticks])
     ax.minorticks_off()
-    ax.legend(loc="lower left", fontsize=8.5)
+    ax.legend(loc="upper right", fontsize=8.5)
     return fig
 
 

@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -223,76 +222,42 @@ def test_the_merges_of_a_text_without_pairs_end_with_a_clear_message():
         gpt_beyond.learn_merges("abc", 3)
 
 
-def test_the_answers_loss_leaves_the_question_out():
-    tokens, is_answer = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[False, False, True, False]])
-
-    def model(tokens):
-        logits = torch.zeros(1, 3, 6)
-        logits[0, 1, 3] = 50.0  # sure, and right, after the second token; elsewhere: no idea
-        return logits
-
-    assert gpt_beyond.answer_loss(model, tokens, is_answer).item() < 1e-6
+ODD_SHAPES = {
+    "heads wider than the width": {"head_dim": 16, "inner": 40, "kv_heads": 1},
+    "narrow heads, experts": {"head_dim": 2, "inner": 5, "mlp": "experts"},
+    "a gate of an odd inner width": {"head_dim": 8, "inner": 7, "mlp": "SwiGLU"},
+}
 
 
-def test_sums_are_written_with_their_answers_and_the_answer_is_marked():
-    characters = gpt.Characters("0123456789+=\n")
-    tokens, is_answer = gpt_beyond.sum_tokens(characters, torch.tensor([1725, 9909, 3]))
-    assert characters.decode(tokens[0]) == "17+25=42\n\n"
-    assert [characters.decode(row[mark]) for row, mark in zip(tokens, is_answer, strict=True)] == ["42\n", "108\n", "3\n"]
+@pytest.mark.parametrize("changes", ODD_SHAPES.values(), ids=ODD_SHAPES)
+def test_heads_and_mlps_of_any_width(changes):
+    model = make_model(changes)
+    d, inner = changes["head_dim"], changes["inner"]
+    block = model.blocks[0]
+    assert block.attention.q.weight.shape == (2 * d, 12)
+    assert block.attention.out.weight.shape == (12, 2 * d)
+    assert block.attention.k.weight.shape == (changes.get("kv_heads", 2) * d, 12)
+    mlp = block.mlp.experts[0] if changes.get("mlp") == "experts" else block.mlp
+    assert mlp.up.weight.shape == (inner, 12) and mlp.down.weight.shape == (12, inner)
+    causal_models.assert_pieces_make_the_whole(model, causal_models.CUTS[0])
+    causal_models.assert_causal(model)
 
 
-def test_held_out_sums_have_no_mirror_image_in_training():
-    training, held_out = (set(part.tolist()) for part in gpt_beyond.split_sums(300))
-    assert not training & held_out and len(training | held_out) == 10_000
-    assert all(k % 100 * 100 + k // 100 in held_out for k in held_out)
-    assert 300 <= len(held_out) <= 301
-
-
-def test_a_model_that_adds_is_right_and_one_that_does_not_is_wrong():
-    characters = gpt.Characters("0123456789+=\n")
-    sums = gpt_beyond.sum_tokens(characters, torch.tensor([1725, 9909]))
-
-    class Adder(torch.nn.Module):
-        context = 16
-
-        def __init__(self, slip):
-            super().__init__()
-            self.slip = slip
-
-        def forward(self, tokens, cache=None):
-            logits = torch.zeros(*tokens.shape, len(characters))
-            for row, text in enumerate(tokens):
-                question, _, begun = characters.decode(text).partition("=")
-                first, second = map(int, question.split("+"))
-                answer = f"{first + second + self.slip}\n".ljust(20, "\n")
-                logits[row, -1, characters.number[answer[len(begun)]]] = 50.0
-            return logits
-
-    def share(slip):
-        model = Adder(slip)
-        with pytest.MonkeyPatch.context() as patch:
-            plain = partial(gpt.generate, use_cache=False)
-            patch.setattr(gpt_beyond, "generate", plain)
-            return gpt_beyond.share_right(model, *sums)
-
-    assert share(0) == 1.0 and share(1) == 0.0
-
-
-def test_tuning_learns_sums_and_replay_keeps_the_text():
+def test_without_a_width_of_its_own_a_head_is_its_share_of_the_width():
     torch.manual_seed(0)
-    characters = gpt.Characters("abc0123456789+=\n")
-    text = characters.encode("abc" * 100)
-    model = gpt_beyond.ModernGPT(len(characters), 16, 32, 2, 1)
-    gpt_beyond.train_for(model, gpt_beyond.make_optimizers(model), text, 40, 8, 0)
-    sums = gpt_beyond.sum_tokens(characters, torch.arange(0, 900, 7))
-    windows = text.unfold(0, 17, 1)
-    losses = {}
-    for name, replay in {"alone": None, "replay": windows}.items():
-        tuned = gpt_beyond.tune(copy.deepcopy(model), 5e-3, sums, 80, text=replay)
-        with torch.no_grad():
-            losses[name] = gpt.next_token_loss(tuned, windows[:8]).item()
-            assert gpt_beyond.answer_loss(tuned, *sums) < gpt_beyond.answer_loss(model, *sums) - 0.8
-    assert losses["replay"] < 0.2 < losses["alone"]
+    plain = gpt_beyond.ModernGPT(11, 16, 12, 2, 1, mlp="SwiGLU")
+    torch.manual_seed(0)
+    said = gpt_beyond.ModernGPT(11, 16, 12, 2, 1, mlp="SwiGLU", head_dim=6, inner=32)
+    for one, other in zip(plain.parameters(), said.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_vocabulary_too_large_to_hash_is_refused():
+    with pytest.raises(ValueError, match="NgramTables: vocab must be a whole number from 1 to 1,?500"):
+        gpt_beyond.NgramTables(1501, 2)
+    last = torch.full((1, 3), 1499)
+    assert (gpt_beyond.NgramTables(1500, 1).numbers(last)[1] >= 0).all()
+    assert 1500**3 * 2654435761 < 2**63
 
 
 def test_names_of_llama_that_we_have_not_are_refused():
@@ -423,11 +388,14 @@ def test_a_context_of_one_reads_and_writes():
 
 
 BAD_MODELS = {
-    "heads that do not fit": ({"width": 12, "num_heads": 5}, "width 12 cannot be cut into 5 equal"),
+    "heads that do not fit": ({"width": 12, "num_heads": 5}, "width 12 is not 5 equal heads"),
     "no heads": ({"num_heads": 0}, "num_heads must be a whole number of at least 1"),
-    "odd heads to rotate": ({"width": 6, "num_heads": 2}, "2 equal heads of an even width"),
+    "odd heads to rotate": ({"width": 6, "num_heads": 2}, "heads of 3 cannot be cut into pairs"),
+    "odd heads of one's own": ({"head_dim": 5}, "heads of 5 cannot be cut into pairs"),
+    "heads of no width": ({"head_dim": 0}, "head_dim must be a whole number of at least 1"),
+    "no inner width": ({"inner": 0}, "inner must be a whole number of at least 1"),
     "no context": ({"context": 0}, "context must be a whole number of at least 1"),
-    "keys that cannot be shared": ({"kv_heads": 3}, "2 heads cannot share 3 of keys"),
+    "keys that cannot be shared": ({"kv_heads": 3}, "2 heads cannot share 3 KV heads"),
     "no heads of keys": ({"kv_heads": 0}, "kv_heads must be a whole number of at least 1"),
     "an unknown MLP": ({"mlp": "ReLU"}, "unknown mlp 'ReLU'; choose one of squared ReLU"),
     "an unknown norm": ({"norm": "batch"}, "unknown norm 'batch'"),
@@ -560,49 +528,6 @@ def test_a_run_of_one_step_has_a_rate():
     assert [opt.param_groups[0]["lr"] for opt in opts] == [5e-3, 0.02]
 
 
-# ---------------------------------------------------------------- LoRA
-
-
-def test_adapting_twice_gives_the_same_loras_and_they_still_train():
-    model = small()
-    first = gpt_beyond.adapt(model, rank=3)
-    torch.nn.init.normal_(first[0].up)
-    second = gpt_beyond.adapt(model, rank=3)
-    assert len(first) == 13 and all(a is b for a, b in zip(first, second, strict=True))
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    assert len(trained) == 26 and first[0].up.abs().sum() > 0
-    with pytest.raises(ValueError, match="adapt: the model has LoRAs of rank 3, not 4"):
-        gpt_beyond.adapt(model, rank=4)
-    assert len([weight for weight in model.parameters() if weight.requires_grad]) == 26
-
-
-@pytest.mark.parametrize("rank", [0, -1, 2.0])
-def test_a_rank_that_is_none_leaves_the_model_as_it_was(rank):
-    model = small()
-    with pytest.raises(ValueError, match="LoRA: rank must be a whole number of at least 1"):
-        gpt_beyond.adapt(model, rank)
-    assert isinstance(model.head, torch.nn.Linear)
-    assert all(weight.requires_grad for weight in model.parameters())
-
-
-def test_lora_goes_beside_linear_layers_of_any_precision_with_or_without_a_bias():
-    layer = torch.nn.Linear(6, 4).double()
-    lora = gpt_beyond.LoRA(layer, rank=2)
-    torch.nn.init.normal_(lora.up)
-    h = torch.randn(3, 6).double()
-    torch.testing.assert_close(lora(h), F.linear(h, lora.merged(), layer.bias))
-    wide = gpt_beyond.LoRA(torch.nn.Linear(2, 2), rank=5)
-    assert wide(torch.zeros(1, 2)).shape == (1, 2)
-    with pytest.raises(ValueError, match="LoRA: needs a linear layer, got Embedding"):
-        gpt_beyond.LoRA(torch.nn.Embedding(3, 2))
-
-
-def test_an_answer_that_is_marked_nowhere_is_one_message():
-    first_only = torch.tensor([[True, False, False]])
-    with pytest.raises(ValueError, match="answer_loss: is_answer marks no token after the first"):
-        gpt_beyond.answer_loss(small(), torch.zeros(1, 3).long(), first_only)
-
-
 # ---------------------------------------------------------------- exercises
 
 ANSWERS = [  # (an answer that is right, those that are wrong), in the page's order
@@ -667,62 +592,43 @@ def scores_of_new_position(q, new_k, old_k):
     ),
     (
         """
-def texts_that_fit(memory, blocks, kv_heads, d, length, bytes_each=2):
-    return int(memory / (2 * blocks * kv_heads * d * length * bytes_each))
+def read_row(variant, baseline, t=4.303):
+    apart = torch.tensor(variant).double() - torch.tensor(baseline).double()
+    half = t * apart.std() / len(apart) ** 0.5
+    return apart.mean(), half, int(apart.mean().abs() > half)
 """,
         """
-def texts_that_fit(memory, blocks, kv_heads, d, length, bytes_each=2):
-    return memory // (blocks * kv_heads * d * length * bytes_each)
+def read_row(variant, baseline, t=4.303):
+    one, other = torch.tensor(variant).double(), torch.tensor(baseline).double()
+    half = t * ((one.var() + other.var()) / len(one)) ** 0.5
+    return (one - other).mean(), half, int((one - other).mean().abs() > half)
 """,
         """
-def texts_that_fit(memory, blocks, kv_heads, d, length, bytes_each=2):
-    return round(memory / (2 * blocks * kv_heads * d * length * bytes_each))
-""",
-    ),
-    (
-        """
-def balance_of(p):
-    f = p.argmax(dim=1).bincount(minlength=p.shape[1]) / len(p)
-    return p.shape[1] * (f * p.mean(dim=0)).sum()
-""",
-        """
-def balance_of(p):
-    return p.shape[1] * p.mean(dim=0).square().sum()
-""",
-        """
-def balance_of(p):
-    f = p.argmax(dim=1).bincount(minlength=p.shape[1]) / len(p)
-    return (f * p.mean(dim=0)).sum()
+def read_row(variant, baseline, t=4.303):
+    apart = torch.tensor(variant).double() - torch.tensor(baseline).double()
+    half = t * apart.std()
+    return apart.mean(), half, int(apart.mean().abs() > half)
 """,
     ),
     (
         """
-def plan(C, N, batch, context, a, b):
-    return math.floor(C / (6 * N * batch * context)), a / C**b
+def plan(C, P, blocks, width, batch, context, alpha, beta):
+    per_step = (6 * P + 12 * blocks * context * width) * batch * context
+    return math.floor(C / per_step), alpha / C**beta
 """,
         """
-def plan(C, N, batch, context, a, b):
-    return math.floor(C / (6 * N * batch)), a / C**b
+def plan(C, P, blocks, width, batch, context, alpha, beta):
+    return math.floor(C / (6 * P * batch * context)), alpha / C**beta
 """,
         """
-def plan(C, N, batch, context, a, b):
-    return math.floor(C / (6 * N * batch * context)), a * C**b
-""",
-    ),
-    (
-        """
-def lora_start(out_features, in_features, rank):
-    B = torch.ones(out_features, rank)
-    B *= 0
-    return B, torch.empty(rank, in_features).normal_()
+def plan(C, P, blocks, width, batch, context, alpha, beta):
+    per_step = (6 * P + 12 * blocks * context * width) * batch
+    return math.floor(C / per_step), alpha / C**beta
 """,
         """
-def lora_start(out_features, in_features, rank):
-    return torch.zeros(out_features, rank), torch.zeros(rank, in_features)
-""",
-        """
-def lora_start(out_features, in_features, rank):
-    return torch.randn(out_features, rank), torch.randn(rank, in_features)
+def plan(C, P, blocks, width, batch, context, alpha, beta):
+    per_step = (6 * P + 12 * blocks * context * width) * batch * context
+    return math.floor(C / per_step), alpha * C**beta
 """,
     ),
     (
@@ -775,7 +681,7 @@ def test_the_open_mark_refuses_what_breaks_its_rules(page, made, message):
     space = dict(page)
     exec(f"def my_gpt(vocab):\n    model = {made}\n    for w in model.parameters():\n        torch.nn.init.normal_(w, std=0.2)\n    return model, make_optimizers(model)", space)
     with pytest.raises(CheckFailed, match=message):
-        page["mark_8"](space["my_gpt"])
+        page["mark_6"](space["my_gpt"])
 
 
 # ---------------------------------------------------------------- panels
@@ -934,13 +840,29 @@ def test_pictures_of_the_stored_tables_are_drawn():
     }
     fig = panels.gpt_beyond.parts_picture(rows)
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["the same", "worse"]
-    keys = ("width", "compute, FLOP", "validation loss")
-    grid = [dict(zip(keys, row, strict=True)) for row in ((32, 1e9, 2.5), (32, 2e9, 2.4))]
-    held_out = dict(zip(keys, (64, 8e9, 2.2), strict=True))
-    lines = {"wider": (5.0, 0.03), "longer": (9.0, 0.1)}
-    fig = panels.gpt_beyond.scaling_picture(grid, held_out, lines)
-    assert len(fig.axes[0].lines) == 4
+    keys = ("width", "compute, FLOP", "validation loss", "standard deviation")
+    runs = [dict(zip(keys, row, strict=True)) for row in ((32, 1e9, 2.5, 0.02), (48, 2e9, 2.4, 0.01))]
+    held_out = dict(zip(keys, (64, 8e9, 2.2, 0.01), strict=True))
+    fig = panels.gpt_beyond.scaling_picture(runs, held_out, {"both": (5.0, 0.03)}, 0.02)
+    words = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
+    assert words[:2] == ["line: both", "width 64, held out"]
+    assert {"width 32", "width 48", "prediction, ± its standard error"} < set(words)
     assert panels.gpt_beyond.two_blocks().axes
+
+
+def test_pictures_of_trainings_show_what_they_are_given():
+    curves = {"validation": {1: 4.0, 4: 3.2}, "held back": {1: 4.1, 4: 3.0}}
+    fig = panels.gpt_beyond.training_picture([4.0, 3.0, 2.5, 2.0], curves, {"uniform": 4.3})
+    training = fig.axes[0].lines[1].get_ydata()
+    assert training == pytest.approx([4.0, 3.0, 2.5, 2.0]), "so early no step has others around it"
+    assert panels.gpt_beyond._mean_around(list(range(100)), 40) == pytest.approx(39.5, abs=1)
+    row = {"by the way": "5.0: 3.1, 9.9: 2.9", "bits per byte, bigram": "3.6"}
+    row["bits per byte, trigram"] = "2.9"
+    fig = panels.gpt_beyond.race_picture({"characters": row, "byte pairs": row})
+    assert list(fig.axes[0].lines[0].get_xdata()) == [5.0, 9.9]
+    loads = {(name, seed): torch.full((3, 2), 40.0 + seed) for name in ("with", "without") for seed in (0, 1)}
+    fig = panels.gpt_beyond.loads_picture(loads)
+    assert len(fig.axes) == 2 and list(fig.axes[1].lines[0].get_xdata()) == [0, 10, 20]
 
 
 # ---------------------------------------------------------------- seeded faults
@@ -970,8 +892,8 @@ FAULTS = [
     ),
     page_fault(
         "rotation that is none: a sign",
-        "torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)",
-        "torch.cat([a * cos + b * sin, a * sin + b * cos], dim=-1)",
+        "torch.cat([u * cos - v * sin, u * sin + v * cos], dim=-1)",
+        "torch.cat([u * cos + v * sin, u * sin + v * cos], dim=-1)",
     ),
     page_fault(
         "rotary: a cache that starts at position 0 again",
@@ -1023,6 +945,23 @@ FAULTS = [
         "nn.init.normal_(self.position.weight, std=position_start)",
         "nn.init.normal_(self.position.weight, std=1.0)",
         "test_learned_positions_begin_as_quiet_as_asked",
+    ),
+    page_fault(
+        "a head is always its share of the width",
+        "d = width // num_heads if head_dim is None else head_dim",
+        "d = width // num_heads + 0 * (head_dim or 0)",
+    ),
+    page_fault("the inner width is not passed on", "return SwiGLU(width, inner)", "return SwiGLU(width)"),
+    page_fault(
+        "a prediction without the pull of its line",
+        "pull = 1 / len(x) + (math.log(C) - x.mean()) * share",
+        "pull = 1 / len(x) + 0 * C * share",
+    ),
+    page_fault(
+        "mark 4 pairs nothing",
+        'check("... half of its interval", half, 4.303 * 0.01 / 3, rtol=1e-4)',
+        'check("... half of its interval", half, half)',
+        MARKS,
     ),
     page_fault("attention is not causal", "        if self.causal:  ", "        if False:  "),
     page_fault("the MLP's ReLU is not squared", "F.relu(inner).square() if", "F.relu(inner) if"),
@@ -1105,46 +1044,13 @@ FAULTS = [
     ),
     page_fault(
         "the line of scaling has another slope",
-        "b = -((x - x.mean()) * (y - y.mean())).sum()",
-        "b = -((x - x.mean()) * (y - y.mean())).sum() / 2",
+        "beta = -((x - x.mean()) * (y - y.mean())).sum()",
+        "beta = -((x - x.mean()) * (y - y.mean())).sum() / 2",
     ),
     page_fault(
         "Llama: keys and values swapped",
         '"self_attn.k_proj": "attention.k.weight",\n    "self_attn.v_proj": "attention.v.weight",',
         '"self_attn.k_proj": "attention.v.weight",\n    "self_attn.v_proj": "attention.k.weight",',
-    ),
-    page_fault(
-        "LoRA: both matrices start at something",
-        "torch.zeros(layer.out_features, rank).to",
-        "torch.ones(layer.out_features, rank).to",
-    ),
-    page_fault(
-        "LoRA: merged without its scale",
-        "self.layer.weight + self.scale * self.up",
-        "self.layer.weight + self.up",
-    ),
-    page_fault(
-        "adapting twice puts LoRAs beside LoRAs",
-        "layer if isinstance(layer, LoRA) else LoRA(layer, rank)",
-        "LoRA(layer.layer if isinstance(layer, LoRA) else layer, rank)",
-        "test_adapting_twice_gives_the_same_loras_and_they_still_train",
-    ),
-    page_fault(
-        "the question is marked too",
-        "asked = is_answer[:, 1:]",
-        "asked = is_answer[:, :-1]",
-        "test_the_answers_loss_leaves_the_question_out",
-    ),
-    page_fault(
-        "mirror images are split up",
-        "goes_to += sorted({100 * first + second, 100 * second + first})",
-        "goes_to += [100 * first + second]",
-    ),
-    page_fault(
-        "tuning forgets to replay",
-        "loss = loss + next_token_loss(model, text[replayed])",
-        "loss = loss + 0 * len(replayed)",
-        "test_tuning_learns_sums_and_replay_keeps_the_text",
     ),
     page_fault(
         "no merges taken for all of them",
@@ -1156,12 +1062,6 @@ FAULTS = [
         "mark 2 divides by characters",
         "math.log2(600) / 6)",
         "math.log2(600) / 2)",
-        MARKS,
-    ),
-    page_fault(
-        "mark 7 lets two zeros pass",
-        'check_above("some gradient arrives", B.grad.abs().sum() + A.grad.abs().sum(), 1e-6)',
-        'check_above("some gradient arrives", B.grad.abs().sum() + A.grad.abs().sum(), -1)',
         MARKS,
     ),
     panel(
