@@ -11,7 +11,6 @@ would wait.
 
 from __future__ import annotations
 
-import copy
 import time
 
 import nbformat
@@ -21,7 +20,6 @@ import torch.nn.functional as F
 from aigc_helpers.data import load_digits, load_embedded_digits, to_signed
 from aigc_helpers.metrics import FEATURES_FILE, DigitFeatures
 from aigc_helpers.models import dalle
-from aigc_helpers.models.diffusion import update_ema
 from aigc_helpers.models.text_to_image import make_optimizers, set_rates
 from aigc_helpers.scene_judge import JUDGE_FILE, NUM_LAYOUTS, SceneJudge, SceneNet, cut_windows
 from aigc_helpers.scenes import POSITIONS, SIZE, draw_facts, draw_scenes, load_scenes
@@ -47,7 +45,6 @@ def assets(names=(), root=ROOT):
         FEATURES: make_features,
         JUDGE: make_scene_judge,
         "scene_gpt": make_scene_gpt,
-        "vector_decoder": make_vector_decoder,
     }
     known = [*tagged, *others]
     unknown = [name for name in names if name not in known]
@@ -278,10 +275,9 @@ def roughen(images):
     return (x - 1).clamp(-1, 1)
 
 
-# ---------------------------------------------------------------- 05b's models, trained for longer
+# ---------------------------------------------------------------- 05b's GPT, trained for longer
 
-LONG_GPT = 3000  # steps of 32 scenes
-LONG_DECODER = 3000  # steps of 64 scenes
+LONG_GPT = 1600  # steps of 32 scenes
 NUM_SCENES = 60_000
 
 
@@ -304,35 +300,5 @@ def make_scene_gpt():
         take_step(opts, loss)
         if step % 100 == 0:
             print(f"scene_gpt: step {step}, {loss.item():.3f} nats a code", flush=True)
-    return keep("scene_gpt", gpt, source, **_seen(began, 32 * LONG_GPT))
-
-
-def make_vector_decoder():
-    """Train 05b's decoder of picture vectors, and write its average. Returns bytes."""
-    source = load_real_digits("train").source
-    clip = load_model("scene_clip")
-    autoencoder = load_model("scene_autoencoder")
-    images = load_scenes("train", NUM_SCENES, verbose=False).images
-    with torch.no_grad():
-        z = torch.cat([autoencoder.encode(part).float() for part in images.split(500)])
-        vectors = torch.cat([clip.embed_images(part) for part in images.split(500)])
-    seed_everything(0)
-    decoder = dalle.VectorDecoder()
-    average = copy.deepcopy(decoder).requires_grad_(False)
-    opts = make_optimizers(decoder, decoder.net.blocks)
-    random = torch.Generator().manual_seed(0)
-    began = time.process_time()
-    for step, (z0, some) in steps((z, vectors), LONG_DECODER, 64):
-        set_rates(opts, step, LONG_DECODER)
-        with autocast("cpu"):
-            loss = dalle.decoder_loss(decoder, z0, some, random)
-        take_step(opts, loss)
-        update_ema(average, decoder, 0.995)
-        if step % 100 == 0:
-            print(f"vector_decoder: step {step}, loss {loss.item():.3f}", flush=True)
-    return keep("vector_decoder", average, source, **_seen(began, 64 * LONG_DECODER))
-
-
-def _seen(began, count):
-    """What the header says of a long training: strings."""
-    return {"scenes": f"{count:,}", "seconds": f"{time.process_time() - began:.0f}"}
+    seconds = f"{time.process_time() - began:.0f}"
+    return keep("scene_gpt", gpt, source, seconds=seconds, scenes=f"{32 * LONG_GPT:,}")
