@@ -8,38 +8,29 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from aigc_helpers.arguments import require_number, require_whole
-from aigc_helpers.models.diffusion import (
-    RECTIFIED_FLOW,
-    denoiser,
-    diffuse,
-    draw_times,
-    learning_rate,
-    sample,
-    time_embedding,
-    update_ema,
-)
+from aigc_helpers.models.diffusion import learning_rate, time_embedding, update_ema
 from aigc_helpers.models.gpt_beyond import Muon
 from aigc_helpers.training import autocast, steps
 
 
 def norm(x):
-    """Vectors (..., D), each shifted and scaled to mean 0 and variance 1."""
+    """Vectors (N, ..., D), each shifted and scaled to mean 0 and variance 1."""
     return F.layer_norm(x, x.shape[-1:])
 
 
 def attend(q, k, mask=None):
     """Weights (N, heads, T, S) of queries (N, heads, T, d) on keys (N, heads, S, d): eq. (1).
 
-    mask (N, S) is True where there is something to be seen.
+    mask (N, S) is True where there is something to attend to.
     """
     logits = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
     if mask is not None:
-        logits = logits.masked_fill(~mask[:, None, None, :], -torch.inf)
+        logits = logits.masked_fill(~mask[:, None, None, :], -torch.inf)  # for all heads, queries
     return logits.softmax(dim=3)
 
 
 class Attention(nn.Module):
-    """x (N, T, D) asks, source (N, S, E) answers -> (N, T, D). A list `keep` gets the weights."""
+    """x (N, T, D) attends to source (N, S, E) -> (N, T, D). A list `keep` gets the weights."""
 
     def __init__(self, width, source_width=None, num_heads=4):
         super().__init__()
@@ -47,10 +38,10 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(source_width or width, 2 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        nn.init.zeros_(self.out.weight)  # a new layer adds nothing
+        nn.init.zeros_(self.out.weight)  # what a new layer adds is 0
 
     def split(self, x):
-        """(N, T, D) -> (N, heads, T, D / heads)."""
+        """(N, T, D) -> (N, heads, T, D / heads): a vector's first numbers are the first head's."""
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(self, x, source, mask=None, keep=None):
@@ -60,6 +51,7 @@ class Attention(nn.Module):
         weights = attend(q, k, mask)
         if keep is not None:
             keep.append(weights.detach().float())
+        # F.scaled_dot_product_attention does this and `attend` in one call, and keeps no weights.
         answer = weights.to(value.dtype) @ self.split(value)   # (N, heads, T, D / heads)
         return self.out(answer.transpose(1, 2).flatten(2))
 
@@ -81,7 +73,7 @@ class MLP(nn.Module):
 
 
 class TextBlock(nn.Module):
-    """Words ask words, then each is worked on by itself: (N, S, D) -> (N, S, D)."""
+    """Self-attention among the words, then an MLP: (N, S, D) -> (N, S, D)."""
 
     def __init__(self, width):
         super().__init__()
@@ -97,7 +89,7 @@ class TextBlock(nn.Module):
 class TextEncoder(nn.Module):
     """Tokens (N, T) -> word vectors (N, 1 + T, D), and a mask (N, 1 + T) of those that count.
 
-    The first vector is the start, which every caption has.
+    The first vector is the start token, which every caption has.
     """
 
     def __init__(self, num_words, length, width=128, num_blocks=2):
@@ -254,22 +246,22 @@ def set_rates(opts, step, num_steps):
 
 
 class DenoisingBlock(nn.Module):
-    """Patches ask patches, then words, then each is worked on by itself: (N, P, D)."""
+    """The block of the drawing: patches x (N, P, D) -> (N, P, D)."""
 
     def __init__(self, width, word_width):
         super().__init__()
-        self.ask_patches = Attention(width)
-        self.ask_words = Attention(width, word_width)
+        self.ask_patches = Attention(width)                    # self-attention
+        self.ask_words = Attention(width, word_width)          # cross-attention
         self.mlp = MLP(width)
         self.offsets = nn.Parameter(torch.zeros(6, width))     # this block's own, beside the time's
 
     def forward(self, x, time, words, mask, keep=None):
-        six = (time + self.offsets).unsqueeze(2)               # (N, 6, 1, D)
-        scale1, shift1, scale2, shift2, scale3, shift3 = six.unbind(dim=1)
+        changes = (time + self.offsets).unsqueeze(2)           # (N, 6, 1, D)
+        scale1, shift1, scale2, shift2, scale3, shift3 = changes.unbind(dim=1)
         h = norm(x) * (1 + scale1) + shift1
         x = x + self.ask_patches(h, h)
         h = norm(x) * (1 + scale2) + shift2
-        x = x + self.ask_words(h, words, mask, keep)           # cross-attention
+        x = x + self.ask_words(h, words, mask, keep)
         h = norm(x) * (1 + scale3) + shift3
         return x + self.mlp(h)
 
@@ -286,8 +278,8 @@ class CaptionDiT(nn.Module):
         self.enter = nn.Linear(channels * patch**2, width)
         self.positions = nn.Parameter(0.5 * torch.randn((side // patch) ** 2, width))
         self.time = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 64))
-        self.shifts = nn.Linear(64, 6 * width)
-        self.read = Attention(word_width)
+        self.shifts = nn.Linear(64, 6 * width)                 # of the time, for all blocks
+        self.read = Attention(word_width)                      # the token refiner
         self.blocks = nn.ModuleList(
             DenoisingBlock(width, word_width) for _ in range(num_blocks)
         )
@@ -297,16 +289,17 @@ class CaptionDiT(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, z, t, words, mask, keep=None):
-        patches = F.pixel_unshuffle(z, self.patch)             # (N, 16, 4, 4)
-        side = patches.shape[3]
-        x = self.enter(patches.flatten(2).transpose(1, 2)) + self.positions
+        squares = F.pixel_unshuffle(z, self.patch)             # 16 numbers for each of 4x4 patches
+        side = squares.shape[3]
+        patches = squares.flatten(2).transpose(1, 2)           # (N, 16 patches, 16 numbers)
+        x = self.enter(patches) + self.positions               # (N, 16 patches, 128)
         e = F.silu(self.time(time_embedding(t)))
-        time = self.shifts(e).unflatten(1, (6, -1))            # (N, 6, D)
+        time = self.shifts(e).unflatten(1, (6, -1))            # (N, 6, 128)
         words = norm(words)
         words = norm(words + self.read(words, words, mask))
         for block in self.blocks:
             x = block(x, time, words, mask, keep)
-        out = self.leave(norm(x)).transpose(1, 2)              # (N, 16, 16 patches)
+        out = self.leave(norm(x)).transpose(1, 2)              # (N, 16 numbers, 16 patches)
         return F.pixel_shuffle(out.unflatten(2, (side, side)), self.patch)
 
 
@@ -318,9 +311,10 @@ def drop_captions(tokens, share=0.1, generator=None):
 
 def caption_loss(net, text, z0, tokens, generator=None):
     """The squared error of the velocity of latents z0 (N, 4, 8, 8) with these captions: eq. (6)."""
-    t = draw_times(len(z0), middle=True, generator=generator).to(z0.device)
+    t = torch.randn(len(z0), generator=generator).sigmoid().to(z0.device)  # logit-normal times
     eps = torch.randn(z0.shape, generator=generator).to(z0)
-    z = diffuse(z0, t, eps, RECTIFIED_FLOW)
+    share = t[:, None, None, None]
+    z = (1 - share) * z0 + share * eps
     with torch.no_grad():
         words, mask = text(tokens)  # frozen
     velocity = net(z, t, words, mask)
@@ -347,10 +341,8 @@ def guided(net, nothing, w):
         return net
 
     def predict(z, t, words, mask):
-        no_words = nothing[0].expand_as(words)
-        no_mask = nothing[1].expand_as(mask)
-        all_words = torch.cat([words, no_words])
-        all_masks = torch.cat([mask, no_mask])
+        all_words = torch.cat([words, nothing[0].expand_as(words)])
+        all_masks = torch.cat([mask, nothing[1].expand_as(mask)])
         both = net(torch.cat([z, z]), torch.cat([t, t]), all_words, all_masks)
         with_caption, without = both.chunk(2)
         return with_caption + w * (with_caption - without)
@@ -362,19 +354,25 @@ def guided(net, nothing, w):
 def draw_latents(
     model, tokens, w=2.0, num_steps=20, noise=None, generator=None, away_from=None, keep=False
 ):
-    """Latents (N, 4, 8, 8) for captions (N, T), from `noise` (drawn if None).
+    """Latents (N, 4, 8, 8) for captions (N, T), from `noise` (drawn if None), by Euler's method.
 
     w: guidance, away from the tokens (1, T) `away_from`, or from no caption.
     keep: a list of num_steps + 1 latents, from the noise on.
     """
+    require_whole("draw_latents", "num_steps", num_steps, least=1)
     if noise is None:
         noise = torch.randn(len(tokens), 4, 8, 8, generator=generator)
     other = torch.zeros_like(tokens[:1]) if away_from is None else away_from.to(tokens)
+    z = noise.to(tokens.device)
+    path = [z]
     with autocast(tokens.device):
         words, mask = model.text(tokens)
-        net = guided(model.net, model.text(other), w)
-        denoise = denoiser(net, RECTIFIED_FLOW, "velocity", words, mask)
-        return sample(denoise, noise.to(tokens.device), RECTIFIED_FLOW, num_steps, keep=keep)
+        velocity = guided(model.net, model.text(other), w)
+        for step in range(num_steps, 0, -1):                   # t from 1 to 1 / num_steps
+            t = torch.full((len(z),), step / num_steps, device=z.device)
+            z = z - velocity(z, t, words, mask).float() / num_steps
+            path.append(z)
+    return path if keep else z
 
 
 @torch.no_grad()
