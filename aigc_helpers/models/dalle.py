@@ -172,7 +172,7 @@ LENGTH = math.sqrt(DIM)  # the prior works on vectors of this length
 
 
 class Prior(nn.Module):
-    """Noisy picture vectors x (N, 64), times t (N,), caption vectors u (N, 64) -> velocities."""
+    """Noisy picture vectors x (N, 64), times t (N,), caption vectors (N, 64) -> velocities."""
 
     def __init__(self, hidden=256, num_blocks=3):
         super().__init__()
@@ -184,35 +184,35 @@ class Prior(nn.Module):
         )
         self.leave = nn.Linear(hidden, DIM)
 
-    def forward(self, x, t, u):
-        h = self.enter(torch.cat([x, LENGTH * u, time_embedding(t)], dim=1))
+    def forward(self, x, t, texts):
+        h = self.enter(torch.cat([x, LENGTH * texts, time_embedding(t)], dim=1))
         for block in self.blocks:
             h = h + block(h)
         return self.leave(h)
 
 
-def prior_loss(prior, v, u, generator=None):
-    """Eq. (5) for picture vectors v and caption vectors u, both (N, 64) of length 1."""
-    t = draw_times(len(v), generator=generator)
-    eps = torch.randn(v.shape, generator=generator)
-    x = diffuse(LENGTH * v, t, eps, RECTIFIED_FLOW)
-    return (prior(x, t, u) - (eps - LENGTH * v)).square().mean()
+def prior_loss(prior, pictures, texts, generator=None):
+    """Eq. (5) for CLIP's vectors of pictures and of captions, both (N, 64) of length 1."""
+    t = draw_times(len(pictures), generator=generator)
+    eps = torch.randn(pictures.shape, generator=generator)
+    x = diffuse(LENGTH * pictures, t, eps, RECTIFIED_FLOW)
+    return (prior(x, t, texts) - (eps - LENGTH * pictures)).square().mean()
 
 
 @torch.no_grad()
-def draw_vectors(prior, u, num_steps=20, generator=None, best_of=2):
-    """Picture vectors (N, 64) of length 1 for caption vectors u (N, 64): the nearest of best_of."""
+def draw_vectors(prior, texts, num_steps=20, generator=None, best_of=2):
+    """Picture vectors (N, 64) of length 1 for caption vectors (N, 64): the nearest of best_of."""
     require_whole("draw_vectors", "best_of", best_of, least=1)
-    many = u.repeat_interleave(best_of, 0)
+    many = texts.repeat_interleave(best_of, 0)
 
     def denoise(x, t):
         return x - t * prior(x, torch.full((len(x),), t), many)
 
     noise = torch.randn(many.shape, generator=generator)
-    v = F.normalize(sample(denoise, noise, RECTIFIED_FLOW, num_steps), dim=1)
-    v = v.unflatten(0, (-1, best_of))                              # (N, best_of, 64)
-    nearest = (v * u[:, None]).sum(dim=2).argmax(dim=1)
-    return v[torch.arange(len(u)), nearest]
+    drawn = F.normalize(sample(denoise, noise, RECTIFIED_FLOW, num_steps), dim=1)
+    drawn = drawn.unflatten(0, (-1, best_of))                      # (N, best_of, 64)
+    nearest = (drawn * texts[:, None]).sum(dim=2).argmax(dim=1)
+    return drawn[torch.arange(len(texts)), nearest]
 
 
 class VectorDecoder(nn.Module):
@@ -224,52 +224,59 @@ class VectorDecoder(nn.Module):
         self.positions = nn.Parameter(0.5 * torch.randn(num_tokens, width))
         self.net = CaptionDiT(num_blocks=num_blocks)
 
-    def forward(self, z, t, v):
-        words = self.spread(LENGTH * v).unflatten(1, self.positions.shape) + self.positions
+    def forward(self, z, t, pictures):
+        words = self.spread(LENGTH * pictures).unflatten(1, self.positions.shape) + self.positions
         mask = torch.ones(words.shape[:2], dtype=torch.bool)
         return self.net(z, t, words, mask)
 
 
-def decoder_loss(decoder, z0, v, generator=None):
-    """Rectified flow on latents z0 (N, 4, 8, 8), with vectors v (N, 64), a tenth of them zero."""
+def decoder_loss(decoder, z0, pictures, generator=None):
+    """Rectified flow on latents z0 (N, 4, 8, 8), with vectors (N, 64), a tenth of them zero."""
     t = draw_times(len(z0), middle=True, generator=generator)
     eps = torch.randn(z0.shape, generator=generator)
-    dropped = torch.rand(len(v), 1, generator=generator) < 0.1
-    out = decoder(diffuse(z0, t, eps, RECTIFIED_FLOW), t, torch.where(dropped, 0.0, v))
+    dropped = torch.rand(len(z0), 1, generator=generator) < 0.1
+    known = torch.where(dropped, 0.0, pictures)
+    out = decoder(diffuse(z0, t, eps, RECTIFIED_FLOW), t, known)
     return (out.float() - (eps - z0)).square().mean()
+
+
+def guided_denoise(decoder, pictures, w):
+    """The denoised estimate of latents, led away from that without a vector by w."""
+    both = torch.cat([pictures, torch.zeros_like(pictures)])
+
+    def denoise(z, t):
+        times = torch.full((len(both),), t)
+        with_vector, without = decoder(torch.cat([z, z]), times, both).float().chunk(2)
+        return z - t * (with_vector + w * (with_vector - without))
+
+    return denoise
 
 
 @torch.no_grad()
 def draw_from_vectors(
-    decoder, autoencoder, v, w=2.0, num_steps=20, generator=None, noise=None
+    decoder, autoencoder, pictures, w=2.0, num_steps=20, generator=None, noise=None
 ):
-    """Pictures (N, 3, 32, 32) in [-1, 1] of picture vectors v (N, 64), with guidance w.
+    """Images (N, 3, 32, 32) in [-1, 1] of picture vectors (N, 64), with guidance w.
 
     noise (N, 4, 8, 8) to start from; drawn if None.
     """
     require_number("draw_from_vectors", "w", w, least=0)
     if noise is None:
-        noise = torch.randn(len(v), 4, SIDE, SIDE, generator=generator)
+        noise = torch.randn(len(pictures), 4, SIDE, SIDE, generator=generator)
     parts = []
-    for some, start in zip(v.split(250), noise.split(250), strict=True):
-        both = torch.cat([some, torch.zeros_like(some)])
-
-        def denoise(z, t, both=both):
-            times = torch.full((len(both),), t)
-            with_v, without = decoder(torch.cat([z, z]), times, both).float().chunk(2)
-            return z - t * (with_v + w * (with_v - without))
-
+    for some, start in zip(pictures.split(250), noise.split(250), strict=True):
+        denoise = guided_denoise(decoder, some, w)
         with autocast("cpu"):
             z = sample(denoise, start, RECTIFIED_FLOW, num_steps)
         parts.append(autoencoder.decode(z.float()).clamp(-1, 1))
     return torch.cat(parts)
 
 
-def slerp(v, d, share):
-    """Unit vectors (N, D), turned from v towards d by a share of their angle: eq. (6)."""
+def slerp(pictures, d, share):
+    """Unit vectors (N, D), turned towards d by a share of their angle: eq. (6)."""
     require_number("slerp", "share", share, least=0, most=1)
-    angle = (v * d).sum(dim=1, keepdim=True).clamp(-0.9999, 0.9999).acos()
-    first = ((1 - share) * angle).sin() * v
+    angle = (pictures * d).sum(dim=1, keepdim=True).clamp(-0.9999, 0.9999).acos()
+    first = ((1 - share) * angle).sin() * pictures
     return (first + (share * angle).sin() * d) / angle.sin()
 
 
