@@ -27,7 +27,7 @@ NUM_WORDS = len(WORDS)
 
 
 def cut_tiles(images):
-    """Pictures (N, 3, 32, 32) -> their tiles (N, 64, 48), row by row, each 4x4 pixels of 3 numbers."""
+    """Pictures (N, 3, 32, 32) -> tiles (N, 64, 48), row by row, of 4x4 pixels."""
     return F.pixel_unshuffle(images, TILE).flatten(2).transpose(1, 2)
 
 

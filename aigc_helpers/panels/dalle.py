@@ -390,7 +390,7 @@ def difference(decoder=None, autoencoder=None, clip=None, scenes=None):
             words = f"{before[0]}  →  {after[0]}"
         return draw_from(turned, w, noise=noise), words
 
-    state = _Drawn(make, number=0, target=("colour", 2), w=2.0)
+    state = _Drawn(make, number=12, target=("colour", 2), w=2.0)
 
     def draw(**settings):
         images, words = state.shown
@@ -406,7 +406,7 @@ def difference(decoder=None, autoencoder=None, clip=None, scenes=None):
         "The difference of two captions",
         draw,
         controls={
-            "number": slider("picture", 0, 23, 0, step=1),
+            "number": slider("picture", 0, 23, 12, step=1),
             "target": choice("becomes", targets, ("colour", 2)),
             "w": slider("guidance w", 0.0, 4.0, 2.0, step=0.5),
         },
@@ -414,10 +414,10 @@ def difference(decoder=None, autoencoder=None, clip=None, scenes=None):
         changed=state.change,
         reset=state.reset,
         frames=[
-            ("To blue", state.frame()),
-            ("To yellow", state.frame(target=("colour", 3))),
-            ("To an eight", state.frame(target=("digit", 8))),
-            ("To a one", state.frame(target=("digit", 1))),
+            ("One digit, to blue", state.frame()),
+            ("One digit, to a seven", state.frame(target=("digit", 7))),
+            ("Two digits, the first to yellow", state.frame(number=13, target=("colour", 3))),
+            ("Two digits, the first to a one", state.frame(number=13, target=("digit", 1))),
         ],
         alt="Six pictures of a vector that is turned from a picture along a difference of captions.",
     )
