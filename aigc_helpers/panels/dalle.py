@@ -245,7 +245,7 @@ def three_captions():
         words = tuple(reading.tokens[0].tolist())
         return reading, words, best_pictures(words, best_of, w)
 
-    state = _Drawn(make, text=EXAMPLE, best_of=1, w=2.0)
+    state = _Drawn(make, text=EXAMPLE, best_of=1, w=1.0)
 
     def draw(**settings):
         reading, words, pictures = state.shown
@@ -265,7 +265,7 @@ def three_captions():
         controls={
             "text": text_box("caption", EXAMPLE),
             "best_of": choice("best of", {"1": 1, "2": 2, "8": 8, "32": 32}),
-            "w": slider("guidance w", 0.0, 4.0, 2.0, step=0.5),
+            "w": slider("guidance w", 0.0, 4.0, 1.0, step=0.5),
         },
         buttons={"Draw (1 to 15 s)": state.press},
         changed=state.change,
