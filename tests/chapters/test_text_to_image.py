@@ -249,6 +249,18 @@ def test_the_loss_takes_one_time_for_all_of_an_item():
     assert loss < 1e-5
 
 
+def test_the_times_are_logit_normal_and_one_for_each_item():
+    found = []
+
+    def remember(z, t, words, mask):
+        found.append(t)
+        return 0 * z
+
+    t2i.caption_loss(remember, TEXT, torch.zeros(4000, 4, 1, 1), TOKENS[:1].expand(4000, -1), seeded())
+    logits = found[0].logit()
+    assert abs(logits.mean()) < 0.05 and abs(logits.std() - 1) < 0.05
+
+
 def test_the_loop_learns():
     z0 = torch.randn(64, 4, 1, 1, generator=seeded()).expand(-1, -1, 8, 8).contiguous()
     tokens = TOKENS[:1].expand(64, -1).contiguous()
@@ -292,6 +304,21 @@ def test_pictures_are_repeatable_and_follow_noise_caption_and_guidance(model):
         t2i.draw(model, TOKENS, num_steps=3, noise=noise, away_from=TOKENS[2:3])[:2],
     ):
         assert (other - images[: len(other)]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("num_steps", [1, 7])
+def test_eulers_method_follows_a_straight_trajectory_to_its_end(num_steps):
+    def towards_half(z, t, words, mask):
+        assert ((t > 0) & (t <= 1)).all()
+        return (z - 0.5) / t[:, None, None, None]
+
+    system = t2i.TextToImage(TEXT, NET, None)
+    system.net = None
+    system.__dict__["net"] = towards_half
+    z = t2i.draw_latents(system, TOKENS, 0.0, num_steps, noise=Z)
+    torch.testing.assert_close(z, torch.full_like(Z, 0.5), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="draw_latents: num_steps must be"):
+        t2i.draw_latents(system, TOKENS, num_steps=0)
 
 
 def test_many_pictures_are_those_that_one_batch_would_be(model):
@@ -457,7 +484,7 @@ def test_the_words_panel_says_where_a_word_gets_most(small, makers):
 def test_the_guidance_panel_says_the_numbers_of_its_scale(makers):
     panel = makers["guidance"]()
     panel.set(w=8.0)
-    assert "w = 8: all right 0.950, variety 0.300" in panel.status.value
+    assert "w = 8: joint share 0.950, recall 0.300" in panel.status.value
 
 
 def test_the_same_caption_and_noise_differ_nowhere_and_the_upper_row_can_be_set(makers):
@@ -479,16 +506,45 @@ def test_the_walk_ends_at_both_captions_and_mixes_what_is_asked_for(small):
         for way in ("word vectors", "latents"):
             torch.testing.assert_close(walk[way][stop], alone[0], rtol=0, atol=0.05)  # bf16, another batch
     half = (walk["latents"][0] + walk["latents"][-1]) / 2
-    torch.testing.assert_close(walk["latents"][4], half)
-    assert (walk["word vectors"][4] - half).abs().max() > 1e-3
+    torch.testing.assert_close(walk["latents"][3], half)
+    assert (walk["word vectors"][3] - half).abs().max() > 1e-3
 
 
-def test_the_diagram_is_readable(small, monkeypatch):
+def test_drawings_are_readable(small, scenes, monkeypatch):
     module = panels.text_to_image
-    monkeypatch.setattr(module, "load_model", lambda name: small)
-    fig = module.diagram()
-    assert cropped_texts(fig) == []
-    assert faint_texts(fig) == []
+    models = {"text_to_image": small, "scene_clip": awake(t2i.CLIP)}
+    monkeypatch.setattr(module, "load_model", models.get)
+    longest = "a yellow three to the right of a yellow seven"
+    for fig in (
+        module.diagram(),
+        module.attention_drawing(),
+        module.denoiser_drawing(),
+        module.clip_drawing(scenes.images[:5], [longest] * 5),
+        module.gallery(scenes.images[:7], [*scenes.captions[:5], longest, "seven"]),
+        module.compared({"A": scenes.images[:6], "B": scenes.images[6:12]}, [longest] * 6),
+        module.compared({longest: scenes.images[:6]}, ["t = 1"] * 6),
+    ):
+        assert cropped_texts(fig) == []
+        assert faint_texts(fig) == []
+
+
+def test_only_held_out_combinations_are_framed(scenes):
+    module = panels.text_to_image
+    captions = ["a yellow one at the top left", "a red one at the top left", "a one", ""]
+    fig = module.gallery(scenes.images[:4], captions)
+    frames = [patch.get_edgecolor() for patch in fig.axes[0].patches]
+    assert len(set(frames)) == 2 and frames.count(frames[1]) == 3
+
+
+def test_the_drawing_of_attention_shows_the_networks_own_weights(small, monkeypatch):
+    module = panels.text_to_image
+    monkeypatch.setattr(module, "load_model", {"text_to_image": small}.get)
+    words, mask = small.text(tokenize(["a red three above a blue seven"]))
+    keep = []
+    small.net.read(t2i.norm(words), t2i.norm(words), mask, keep)
+    wanted = [f"{100 * share:.0f} %" for share in keep[0][0, module.HEAD, 7, :8]]
+    said = [text.get_text() for text in module.attention_drawing().axes[0].texts]
+    assert [words for words in said if words.endswith("%") and words[0].isdigit()] == wanted
 
 
 # ---------------------------------------------------------------- exercises
@@ -500,9 +556,8 @@ def _function(name, arguments, *lines):
 
 
 _SIGMOID = ("sigmoid_loss", "logits, same")
-_SHARES = ("word_shares", "weights")
+_CROSS = ("cross_attention", "patches, words, mask, to_query, to_key, to_value")
 _TWO = ("two_captions", "nothing, a, b, w_a, w_b")
-_NEEDED = ("pictures_needed", "p, e")
 _WELL = ("draw_well", "model, clip, tokens, generator")
 SOLUTIONS = {
     1: (
@@ -512,10 +567,26 @@ SOLUTIONS = {
         _function(*_SIGMOID, "return -torch.where(same, logits, -logits).sigmoid().mean()"),
     ),
     2: (
-        _function(*_SHARES, "w = weights[:, 1:]", "return w / w.sum(dim=1, keepdim=True)"),
-        _function(*_SHARES, "return weights[:, 1:]"),
-        _function(*_SHARES, "w = weights[:, 1:]", "return w / w.sum()"),
-        _function(*_SHARES, "return weights / weights.sum(dim=1, keepdim=True)"),
+        _function(
+            *_CROSS,
+            "q, k, v = patches @ to_query, words @ to_key, words @ to_value",
+            "return patches + F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])",
+        ),
+        _function(
+            *_CROSS,
+            "q, k, v = patches @ to_query, words @ to_key, words @ to_value",
+            "return patches + F.scaled_dot_product_attention(q, k, v)",
+        ),
+        _function(
+            *_CROSS,
+            "q, k, v = patches @ to_query, words @ to_key, words @ to_value",
+            "return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])",
+        ),
+        _function(
+            *_CROSS,
+            "q, k, v = patches @ to_query, words @ to_value, words @ to_key",
+            "return patches + F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])",
+        ),
     ),
     3: (
         _function(*_TWO, "return nothing + w_a * (a - nothing) + w_b * (b - nothing)"),
@@ -524,21 +595,10 @@ SOLUTIONS = {
         _function(*_TWO, "return nothing + (1 + w_a) * (a - nothing) + w_b * (b - nothing)"),
     ),
     4: (
-        _function(*_NEEDED, "return math.ceil(p * (1 - p) / e**2 - 1e-9)"),
-        _function(*_NEEDED, "return math.floor(p * (1 - p) / e**2)"),
-        _function(*_NEEDED, "return math.ceil(p * (1 - p) / e)"),
-        _function(*_NEEDED, "return math.ceil(p / e**2)"),
-    ),
-    5: (
-        _function(
-            *_WELL,
-            "tries = [draw(model, tokens, num_steps=10, generator=generator) for _ in range(2)]",
-            "texts = clip.embed_text(tokens)",
-            "fits = [(clip.embed_images(images) * texts).sum(dim=1) for images in tries]",
-            "return torch.where((fits[0] >= fits[1])[:, None, None, None], *tries)",
-        ),
+        _function(*_WELL, "return draw(model, tokens, 1.5, generator=generator)"),
         _function(*_WELL, "return draw(model, tokens, 0.0, 40, generator=generator)"),
-        _function(*_WELL, "return draw(model, tokens, 2.0, 40, generator=generator)"),
+        _function(*_WELL, "return draw(model, tokens, 1.5, 40, generator=generator)"),
+        _function(*_WELL, "return draw(model, tokens, 6.0, generator=generator)"),
     ),
 }
 
@@ -617,8 +677,8 @@ FAULTS = [
     ),
     page(
         "denoiser: the time is not heard",
-        "six = (time + self.offsets).unsqueeze(2)",
-        "six = (0 * time + self.offsets).unsqueeze(2)",
+        "changes = (time + self.offsets).unsqueeze(2)",
+        "changes = (0 * time + self.offsets).unsqueeze(2)",
     ),
     page(
         "denoiser: rows and columns of patches change places",
@@ -632,12 +692,35 @@ FAULTS = [
         "return (velocity.float() - (eps - z0)).square().mean()",
         "return (velocity.float() - (z0 - eps)).square().mean()",
     ),
+    page(
+        "eq. (6): data and noise change places in the mixture",
+        "z = (1 - share) * z0 + share * eps",
+        "z = share * z0 + (1 - share) * eps",
+    ),
+    page(
+        "eq. (6): one time for the whole batch",
+        "t = torch.randn(len(z0), generator=generator).sigmoid()",
+        "t = torch.randn(1, generator=generator).sigmoid().expand(len(z0))",
+        "test_the_times_are_logit_normal_and_one_for_each_item",
+    ),
+    page(
+        "Euler: along the velocity in place of against it",
+        "z = z - velocity(z, t, words, mask).float() / num_steps",
+        "z = z + velocity(z, t, words, mask).float() / num_steps",
+        "test_eulers_method_follows_a_straight_trajectory_to_its_end",
+    ),
+    page(
+        "Euler: each time is a step too late",
+        "t = torch.full((len(z),), step / num_steps, device=z.device)",
+        "t = torch.full((len(z),), (step - 0.5) / num_steps, device=z.device)",
+        "test_eulers_method_follows_a_straight_trajectory_to_its_end",
+    ),
     page("eq. (7): guidance reversed", "w * (with_caption - without)", "w * (without - with_caption)"),
     page("eq. (7): from the unguided answer", "return with_caption + w *", "return without + w *"),
     page(
         "draw: guided away from the caption itself",
-        "net = guided(model.net, model.text(other), w)",
-        "net = guided(model.net, (words[:1] + 0 * model.text(other)[0], mask[:1]), w)",
+        "velocity = guided(model.net, model.text(other), w)",
+        "velocity = guided(model.net, (words[:1] + 0 * model.text(other)[0], mask[:1]), w)",
         "test_pictures_are_repeatable_and_follow_noise_caption_and_guidance",
     ),
     page(
