@@ -343,26 +343,21 @@ def test_a_text_difference_points_from_before_to_after():
 
 ANSWERS = {
     1: (
-        "def size_of(num_codes, K):\n    bits = num_codes * math.log2(K)\n    return bits, 3072 * 8 / bits",
-        "def size_of(num_codes, K):\n    bits = num_codes * math.log(K)\n    return bits, 3072 * 8 / bits",
-        "def size_of(num_codes, K):\n    bits = num_codes * math.log2(K)\n    return bits, 1024 * 8 / bits",
-    ),
-    2: (
         "def digit_probabilities(nats):\n    p = (nats.amin(1, keepdim=True) - nats).exp()\n    return p / p.sum(1, keepdim=True)",
         "def digit_probabilities(nats):\n    return nats.softmax(dim=1)",
         "def digit_probabilities(nats):\n    return (nats.amin(1, keepdim=True) - nats).exp()",
     ),
-    3: (
+    2: (
         "def guided_probabilities(a, b, w):\n    return (a.log() + w * (a.log() - b.log())).softmax(dim=1)",
         "def guided_probabilities(a, b, w):\n    return a * (a / b) ** w",
         "def guided_probabilities(a, b, w):\n    return (a.log() + w * (b.log() - a.log())).softmax(dim=1)",
     ),
-    4: (
+    3: (
         "def how_many(p, q):\n    n = 1\n    while 1 - (1 - p) ** n < q - 1e-9:\n        n += 1\n    return n",
         "def how_many(p, q):\n    return math.floor(math.log(1 - q) / math.log(1 - p))",
         "def how_many(p, q):\n    return math.ceil(q / p)",
     ),
-    5: (
+    4: (
         "def mean_vector(prior, texts, n, generator=None):\n"
         "    draws = [draw_vectors(prior, texts.repeat_interleave(n, 0), generator=generator, best_of=1)]\n"
         "    return F.normalize(draws[0].view(len(texts), n, -1).sum(1), dim=1)",
@@ -372,11 +367,11 @@ ANSWERS = {
         "def mean_vector(prior, texts, n, generator=None):\n"
         "    return draw_vectors(prior, texts, generator=generator, best_of=1)",
     ),
-    6: (
+    5: (
         "def blame(a, b):\n    n = len(a)\n    return (~(a | b)).sum() / n, (a & ~b).sum() / n, (b & ~a).sum() / n",
         "def blame(a, b):\n    n = len(a)\n    return (~a).sum() / n, (~b).sum() / n, (b & ~a).sum() / n",
     ),
-    7: ("my_settings = {'w': 3.0, 'temperature': 0.5}", "my_settings = {'w': 0.0, 'temperature': 3.0}"),
+    6: ("my_settings = {'w': 1.0, 'temperature': 0.6}", "my_settings = {'w': 0.0, 'temperature': 3.0}"),
 }
 
 
@@ -559,7 +554,7 @@ FAULTS = [
         "clip.embed_text(before) - clip.embed_text(after)",
         "test_a_text_difference_points_from_before_to_after",
     ),
-    page("mark 4 is content with one fewer", "check(f\"p = {p}, q = {q}\", answer(p, q), n)",
+    page("mark 3 is content with one fewer", "check(f\"p = {p}, q = {q}\", answer(p, q), n)",
          "check_below(f\"p = {p}, q = {q}\", answer(p, q), n + 1)", "test_answers_are_marked_for_what_they_are"),
     panel(
         "the panel changes colours for digits", 'column = digits if what == "digit" else colours',
