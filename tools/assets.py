@@ -5,10 +5,13 @@ A cell tagged `asset:NAME` ends the training of a model; the notebook's metadata
     "aigc": {"assets": {"gan": {"model": "ema.model", "source": "digits.source"}}}
 
 Each value is an expression that the notebook's kernel evaluates: `model` a module, the others
-strings for the header of the file.
+strings for the header of the file. Some models are trained here, for longer than a page's reader
+would wait.
 """
 
 from __future__ import annotations
+
+import time
 
 import nbformat
 import torch
@@ -16,12 +19,15 @@ import torch.nn.functional as F
 
 from aigc_helpers.data import load_digits, load_embedded_digits, to_signed
 from aigc_helpers.metrics import FEATURES_FILE, DigitFeatures
+from aigc_helpers.models import dalle
+from aigc_helpers.models.text_to_image import make_optimizers, set_rates
 from aigc_helpers.scene_judge import JUDGE_FILE, NUM_LAYOUTS, SceneJudge, SceneNet, cut_windows
 from aigc_helpers.scenes import POSITIONS, SIZE, draw_facts, draw_scenes, load_scenes
-from aigc_helpers.training import seed_everything, steps
-from aigc_helpers.weights import ASSETS, pack, write_asset
+from aigc_helpers.training import autocast, seed_everything, steps
+from aigc_helpers.weights import ASSETS, load_model, pack, write_asset
 
 from .book import ROOT, NotebookError, asset_tags, code_cells, paths, read
+from .experimenting import load_real_digits, take_step
 from .running import execute
 
 COMMAND = "python -m tools assets"
@@ -35,7 +41,11 @@ def assets(names=(), root=ROOT):
     Raises NotebookError for an unknown name, and if a notebook does not say what it keeps.
     """
     tagged = find_tagged(root)
-    others = {FEATURES: make_features, JUDGE: make_scene_judge}
+    others = {
+        FEATURES: make_features,
+        JUDGE: make_scene_judge,
+        "scene_gpt": make_scene_gpt,
+    }
     known = [*tagged, *others]
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -263,3 +273,32 @@ def roughen(images):
     x = x * (0.7 + 0.35 * torch.rand(n, 1, 1, 1)) * (0.9 + 0.2 * torch.rand(n, 3, 1, 1))
     x = x + 0.15 * torch.rand(n, 1, 1, 1) * torch.randn(x.shape)
     return (x - 1).clamp(-1, 1)
+
+
+# ---------------------------------------------------------------- 05b's GPT, trained for longer
+
+LONG_GPT = 1600  # steps of 32 scenes
+NUM_SCENES = 60_000
+
+
+def make_scene_gpt():
+    """Train 05b's GPT on the stored codebook, and write it. Returns bytes."""
+    source = load_real_digits("train").source
+    vq = load_model("scene_vq")
+    scenes = load_scenes("train", NUM_SCENES, verbose=False)
+    codes = torch.cat([vq.encode(part) for part in scenes.images.split(1000)])
+    seed_everything(0)
+    gpt = dalle.make_scene_gpt(vq.codebook)
+    opts = make_optimizers(gpt, gpt.blocks)
+    random = torch.Generator().manual_seed(0)
+    began = time.process_time()
+    for step, (tokens, part) in steps((scenes.tokens, codes), LONG_GPT, 32):
+        set_rates(opts, step, LONG_GPT)
+        tokens = dalle.drop_captions(tokens, 0.1, random)
+        with autocast("cpu"):
+            loss = dalle.code_losses(gpt, tokens, part).mean()
+        take_step(opts, loss)
+        if step % 100 == 0:
+            print(f"scene_gpt: step {step}, {loss.item():.3f} nats a code", flush=True)
+    seconds = f"{time.process_time() - began:.0f}"
+    return keep("scene_gpt", gpt, source, seconds=seconds, scenes=f"{32 * LONG_GPT:,}")

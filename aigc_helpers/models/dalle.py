@@ -15,14 +15,25 @@ from aigc_helpers.models.diffusion import (
     time_embedding,
 )
 from aigc_helpers.models.gpt import GPT, Cache, next_logits, next_probabilities
-from aigc_helpers.models.text_to_image import AutoEncoder, CaptionDiT
+from aigc_helpers.models.text_to_image import CaptionDiT
 from aigc_helpers.scenes import PAD, WORDS
 from aigc_helpers.training import autocast
 
 
-SIDE = 8  # codes on each side of a picture
+TILE = 4  # pixels on each side of a tile
+SIDE = 8  # tiles on each side of a picture
 NUM_CODES = SIDE * SIDE
 NUM_WORDS = len(WORDS)
+
+
+def cut_tiles(images):
+    """Pictures (N, 3, 32, 32) -> tiles (N, 64, 48), row by row, of 4x4 pixels."""
+    return F.pixel_unshuffle(images, TILE).flatten(2).transpose(1, 2)
+
+
+def lay_tiles(tiles):
+    """Tiles (N, 64, 48) -> pictures (N, 3, 32, 32): `cut_tiles`, undone."""
+    return F.pixel_shuffle(tiles.transpose(1, 2).unflatten(2, (SIDE, SIDE)), TILE)
 
 
 def choose_entries(z, entries):
@@ -32,83 +43,64 @@ def choose_entries(z, entries):
     return torch.cat([part.indices for part in parts]), distance.square()
 
 
-def fit_codebook(z, K, num_rounds=15, move=True, generator=None, start=None):
+def fit_codebook(z, K, num_rounds=15, generator=None, start=None):
     """Entries (K, d) for vectors z (n, d), n at least K, by k-means: eq. (1).
 
-    move: in all but the last four rounds, entries that are chosen least are put elsewhere.
     start (K, d): the first entries; without it, vectors drawn at random.
     """
     require_whole("fit_codebook", "K", K, least=1, most=len(z))
     require_whole("fit_codebook", "num_rounds", num_rounds, least=1)
     entries = z[torch.randperm(len(z), generator=generator)[:K]] if start is None else start
     entries = entries.clone()
-    for number in range(num_rounds):
-        index, error = choose_entries(z, entries)
+    for _ in range(num_rounds):
+        index, _ = choose_entries(z, entries)
         counts = torch.bincount(index, minlength=K)
         sums = torch.zeros_like(entries).index_add_(0, index, z)
         used = counts > 0
         entries[used] = sums[used] / counts[used, None]
-        if move and number < num_rounds - 4:
-            least = counts.argsort()[: max(1, K // 10)]
-            far = torch.multinomial(error + 1e-9, len(least), generator=generator)
-            entries[least] = z[far]
     return entries
 
 
-def perplexity(codes, K):
-    """exp(entropy) of the shares of K entries among codes (...): how many are in use, in effect."""
-    counts = torch.bincount(codes.flatten(), minlength=K).double()
-    p = counts / counts.sum()
-    return torch.exp(-torch.xlogy(p, p).sum()).item()
-
-
 class SceneVQ(nn.Module):
-    """Pictures (N, 3, 32, 32) in [-1, 1] as 64 entries of a codebook, one for every 4x4 pixels."""
+    """Pictures (N, 3, 32, 32) in [-1, 1] as the numbers of 64 tiles of a codebook, and back."""
 
     def __init__(self, K=256):
         super().__init__()
         require_whole("SceneVQ", "K", K, least=1)
-        self.coder = AutoEncoder()
-        self.codebook = nn.Parameter(torch.randn(K, 4))
+        self.codebook = nn.Parameter(torch.full((K, 3 * TILE**2), -1.0))   # tile 0 stays black
 
-    @torch.no_grad()
-    def vectors(self, images):
-        """The encoder's vectors (N, 8, 8, 4), before they snap; 0 in the black."""
-        parts = [self.coder.encode(part) for part in images.split(250)]
-        brightest = F.max_pool2d(images.amax(dim=1, keepdim=True), 4)
-        ink = brightest > -0.9                                 # (N, 1, 8, 8)
-        return (torch.cat(parts).float() * ink).movedim(1, -1)
+    def fit(self, images, generator=None):
+        """Choose all tiles but the black one for those tiles of the images that hold some ink."""
+        tiles = cut_tiles(images).flatten(0, 1)
+        inked = tiles[tiles.amax(dim=1) > -0.9]
+        self.codebook.data[1:] = fit_codebook(inked, len(self.codebook) - 1, generator=generator)
 
     @torch.no_grad()
     def encode(self, images):
         """The codes (N, 64) of pictures, row by row."""
-        index, _ = choose_entries(self.vectors(images).flatten(0, 2), self.codebook)
+        index, _ = choose_entries(cut_tiles(images).flatten(0, 1), self.codebook)
         return index.view(len(images), NUM_CODES)
-
-    def forward(self, codes):
-        """Pictures, about in [-1, 1], of codes (N, 64), with gradients."""
-        entries = self.codebook[codes].unflatten(1, (SIDE, SIDE)).movedim(-1, 1)
-        return self.coder.decode(entries).float()
 
     @torch.no_grad()
     def decode(self, codes):
         """Pictures (N, 3, 32, 32) in [-1, 1] of codes (N, 64)."""
-        return torch.cat([self(part) for part in codes.split(250)]).clamp(-1, 1)
+        return lay_tiles(self.codebook[codes]).clamp(-1, 1)
 
 
 def make_scene_gpt(codebook=None, K=256, width=128, num_blocks=4):
     """Chapter 03's GPT over captions of 12 words and the 64 codes of a picture.
 
-    codebook (K, 4): codes whose entries are alike then begin with embeddings that are alike.
+    codebook (K, 48): tiles that are alike then begin with embeddings that are alike.
     """
     K = K if codebook is None else len(codebook)
     require_whole("make_scene_gpt", "K", K, least=1)
     gpt = GPT(NUM_WORDS + K, 12 + NUM_CODES - 1, width, num_heads=4, num_blocks=num_blocks)
     row_and_column = 0.1 * torch.randn(2, SIDE, width)
-    places = row_and_column[0][:, None] + row_and_column[1]        # (8, 8, width)
-    gpt.position.weight.data[12:] += places.flatten(0, 1)[:-1]
+    where = row_and_column[0][:, None] + row_and_column[1]         # (8, 8, width)
+    gpt.position.weight.data[12:] += where.flatten(0, 1)[:-1]
     if codebook is not None:
-        gpt.token.weight.data[NUM_WORDS:] += 0.05 * codebook @ torch.randn(4, width)
+        centred = codebook - codebook.mean(dim=0)
+        gpt.token.weight.data[NUM_WORDS:] += 0.007 * centred @ torch.randn(3 * TILE**2, width)
     return gpt
 
 
@@ -180,7 +172,7 @@ LENGTH = math.sqrt(DIM)  # the prior works on vectors of this length
 
 
 class Prior(nn.Module):
-    """Noisy picture vectors x (N, 64), times t (N,), caption vectors u (N, 64) -> velocities."""
+    """Noisy picture vectors x (N, 64), times t (N,), caption vectors (N, 64) -> velocities."""
 
     def __init__(self, hidden=256, num_blocks=3):
         super().__init__()
@@ -192,35 +184,35 @@ class Prior(nn.Module):
         )
         self.leave = nn.Linear(hidden, DIM)
 
-    def forward(self, x, t, u):
-        h = self.enter(torch.cat([x, LENGTH * u, time_embedding(t)], dim=1))
+    def forward(self, x, t, texts):
+        h = self.enter(torch.cat([x, LENGTH * texts, time_embedding(t)], dim=1))
         for block in self.blocks:
             h = h + block(h)
         return self.leave(h)
 
 
-def prior_loss(prior, v, u, generator=None):
-    """Eq. (5) for picture vectors v and caption vectors u, both (N, 64) of length 1."""
-    t = draw_times(len(v), generator=generator)
-    eps = torch.randn(v.shape, generator=generator)
-    x = diffuse(LENGTH * v, t, eps, RECTIFIED_FLOW)
-    return (prior(x, t, u) - (eps - LENGTH * v)).square().mean()
+def prior_loss(prior, pictures, texts, generator=None):
+    """Eq. (5) for CLIP's vectors of pictures and of captions, both (N, 64) of length 1."""
+    t = draw_times(len(pictures), generator=generator)
+    eps = torch.randn(pictures.shape, generator=generator)
+    x = diffuse(LENGTH * pictures, t, eps, RECTIFIED_FLOW)
+    return (prior(x, t, texts) - (eps - LENGTH * pictures)).square().mean()
 
 
 @torch.no_grad()
-def draw_vectors(prior, u, num_steps=20, generator=None, best_of=2):
-    """Picture vectors (N, 64) of length 1 for caption vectors u (N, 64): the nearest of best_of."""
+def draw_vectors(prior, texts, num_steps=20, generator=None, best_of=2):
+    """Picture vectors (N, 64) of length 1 for caption vectors (N, 64): the nearest of best_of."""
     require_whole("draw_vectors", "best_of", best_of, least=1)
-    many = u.repeat_interleave(best_of, 0)
+    many = texts.repeat_interleave(best_of, 0)
 
     def denoise(x, t):
         return x - t * prior(x, torch.full((len(x),), t), many)
 
     noise = torch.randn(many.shape, generator=generator)
-    v = F.normalize(sample(denoise, noise, RECTIFIED_FLOW, num_steps), dim=1)
-    v = v.unflatten(0, (-1, best_of))                              # (N, best_of, 64)
-    nearest = (v * u[:, None]).sum(dim=2).argmax(dim=1)
-    return v[torch.arange(len(u)), nearest]
+    drawn = F.normalize(sample(denoise, noise, RECTIFIED_FLOW, num_steps), dim=1)
+    drawn = drawn.unflatten(0, (-1, best_of))                      # (N, best_of, 64)
+    nearest = (drawn * texts[:, None]).sum(dim=2).argmax(dim=1)
+    return drawn[torch.arange(len(texts)), nearest]
 
 
 class VectorDecoder(nn.Module):
@@ -232,52 +224,59 @@ class VectorDecoder(nn.Module):
         self.positions = nn.Parameter(0.5 * torch.randn(num_tokens, width))
         self.net = CaptionDiT(num_blocks=num_blocks)
 
-    def forward(self, z, t, v):
-        words = self.spread(LENGTH * v).unflatten(1, self.positions.shape) + self.positions
+    def forward(self, z, t, pictures):
+        words = self.spread(LENGTH * pictures).unflatten(1, self.positions.shape) + self.positions
         mask = torch.ones(words.shape[:2], dtype=torch.bool)
         return self.net(z, t, words, mask)
 
 
-def decoder_loss(decoder, z0, v, generator=None):
-    """Rectified flow on latents z0 (N, 4, 8, 8), with vectors v (N, 64), a tenth of them zero."""
+def decoder_loss(decoder, z0, pictures, generator=None):
+    """Rectified flow on latents z0 (N, 4, 8, 8), with vectors (N, 64), a tenth of them zero."""
     t = draw_times(len(z0), middle=True, generator=generator)
     eps = torch.randn(z0.shape, generator=generator)
-    dropped = torch.rand(len(v), 1, generator=generator) < 0.1
-    out = decoder(diffuse(z0, t, eps, RECTIFIED_FLOW), t, torch.where(dropped, 0.0, v))
+    dropped = torch.rand(len(z0), 1, generator=generator) < 0.1
+    known = torch.where(dropped, 0.0, pictures)
+    out = decoder(diffuse(z0, t, eps, RECTIFIED_FLOW), t, known)
     return (out.float() - (eps - z0)).square().mean()
+
+
+def guided_denoise(decoder, pictures, w):
+    """The denoised estimate of latents, led away from that without a vector by w."""
+    both = torch.cat([pictures, torch.zeros_like(pictures)])
+
+    def denoise(z, t):
+        times = torch.full((len(both),), t)
+        with_vector, without = decoder(torch.cat([z, z]), times, both).float().chunk(2)
+        return z - t * (with_vector + w * (with_vector - without))
+
+    return denoise
 
 
 @torch.no_grad()
 def draw_from_vectors(
-    decoder, autoencoder, v, w=2.0, num_steps=20, generator=None, noise=None
+    decoder, autoencoder, pictures, w=2.0, num_steps=20, generator=None, noise=None
 ):
-    """Pictures (N, 3, 32, 32) in [-1, 1] of picture vectors v (N, 64), with guidance w.
+    """Images (N, 3, 32, 32) in [-1, 1] of picture vectors (N, 64), with guidance w.
 
     noise (N, 4, 8, 8) to start from; drawn if None.
     """
     require_number("draw_from_vectors", "w", w, least=0)
     if noise is None:
-        noise = torch.randn(len(v), 4, SIDE, SIDE, generator=generator)
+        noise = torch.randn(len(pictures), 4, SIDE, SIDE, generator=generator)
     parts = []
-    for some, start in zip(v.split(250), noise.split(250), strict=True):
-        both = torch.cat([some, torch.zeros_like(some)])
-
-        def denoise(z, t, both=both):
-            times = torch.full((len(both),), t)
-            with_v, without = decoder(torch.cat([z, z]), times, both).float().chunk(2)
-            return z - t * (with_v + w * (with_v - without))
-
+    for some, start in zip(pictures.split(250), noise.split(250), strict=True):
+        denoise = guided_denoise(decoder, some, w)
         with autocast("cpu"):
             z = sample(denoise, start, RECTIFIED_FLOW, num_steps)
         parts.append(autoencoder.decode(z.float()).clamp(-1, 1))
     return torch.cat(parts)
 
 
-def slerp(v, d, share):
-    """Unit vectors (N, D), turned from v towards d by a share of their angle: eq. (6)."""
+def slerp(pictures, d, share):
+    """Unit vectors (N, D), turned towards d by a share of their angle: eq. (6)."""
     require_number("slerp", "share", share, least=0, most=1)
-    angle = (v * d).sum(dim=1, keepdim=True).clamp(-0.9999, 0.9999).acos()
-    first = ((1 - share) * angle).sin() * v
+    angle = (pictures * d).sum(dim=1, keepdim=True).clamp(-0.9999, 0.9999).acos()
+    first = ((1 - share) * angle).sin() * pictures
     return (first + (share * angle).sin() * d) / angle.sin()
 
 

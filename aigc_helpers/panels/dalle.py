@@ -2,6 +2,9 @@
 
 three_routes()       the three systems in one diagram
 three_captions()     your caption by all three, the best of several chosen by CLIP
+codebook(...)        the tiles of a codebook, and scenes laid with them
+picture_rows(...)    pictures in rows that have names, below captions
+three_scores(...)    the shares of several systems as dots
 variations(...)      a picture, and others drawn from its vector in CLIP's space
 difference(...)      a picture's vector turned by the difference of two captions
 """
@@ -9,6 +12,7 @@ difference(...)      a picture's vector turned by the difference of two captions
 from __future__ import annotations
 
 import functools
+import re
 
 import torch
 
@@ -20,9 +24,10 @@ from aigc_helpers.weights import load_model
 
 SHOWN = 4  # pictures of a system in a row
 NAMES = ("DALL·E 1: codes", "DALL·E 2: one vector", "05: words")
-SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # of the angle, in `difference`
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # s, of the turn, in `difference`
 NUM_VARIATIONS = 7
 STEPS = 12  # of a sampler in a panel
+TEMPERATURE = 0.7  # of the GPT
 EXAMPLE = "a red three above a blue seven"
 WAITING = "press Draw: the controls have moved"
 
@@ -74,38 +79,99 @@ class _Drawn:
 
 # ---------------------------------------------------------------- the three routes in a diagram
 
-ROUTES = {  # name -> (what stands in its boxes, which of them the caption passes through alone)
-    "DALL·E 1": ("caption", "GPT", "64 codes", "decoder of\nthe VQ-VAE", "picture"),
-    "DALL·E 2": ("caption", "CLIP, prior", "one vector", "denoiser,\ndecoder", "picture"),
-    "chapter 05": ("caption", "text encoder", "a vector\na word", "denoiser,\ndecoder", "picture"),
+ROUTES = {  # name -> what stands in its boxes; the third is the narrowest place
+    "DALL·E 1": ("caption", "GPT", "64 codes", "tiles of a\ncodebook", "picture"),
+    "DALL·E 2": ("caption", "CLIP, prior", "one vector", "decoder:\na denoiser", "picture"),
+    "chapter 05": ("caption", "text encoder", "a vector for\neach word", "denoiser", "picture"),
 }
 
 
 @plotting.style()
 def three_routes():
-    """Figure: three rows of boxes, from a caption to a picture; the narrow place of each is orange."""
+    """Figure: three rows of boxes, from a caption to a picture; the narrowest of each is orange."""
     from matplotlib.patches import FancyBboxPatch
 
-    fig, ax = plotting.canvas(3.0)
+    fig, ax = plotting.canvas(2.9)
     for row, (name, boxes) in enumerate(ROUTES.items()):
-        y = 2.45 - 0.95 * row
+        y = 2.4 - 0.95 * row
         ax.text(0.1, y, name, va="center", fontsize=10.5, weight="bold")
         for column, words in enumerate(boxes):
             x = 1.95 + 1.55 * column
             narrow = column == 2
-            colour = plotting.ORANGE if narrow else plotting.BLUE
-            high = 0.62 if not narrow else (0.5, 0.34, 0.62)[row]
-            corner = (x - 0.55, y - high / 2)
             ax.add_patch(
                 FancyBboxPatch(
-                    corner, 1.1, high, boxstyle="round,pad=0,rounding_size=0.08",
-                    facecolor="white", edgecolor=colour, linewidth=2.2 if narrow else 1.5,
+                    (x - 0.57, y - 0.31), 1.14, 0.62, boxstyle="round,pad=0,rounding_size=0.08",
+                    facecolor="white", edgecolor=plotting.ORANGE if narrow else plotting.BLUE,
+                    linewidth=2.2 if narrow else 1.5,
                 )
             )  # fmt: skip
             ax.text(x, y, words, ha="center", va="center", fontsize=9)
             if column:
                 arrow = {"arrowstyle": "->", "color": plotting.INK, "linewidth": 1.4}
-                ax.annotate("", (x - 0.58, y), (x - 0.97, y), arrowprops=arrow)
+                ax.annotate("", (x - 0.6, y), (x - 0.95, y), arrowprops=arrow)
+    return fig
+
+
+# ---------------------------------------------------------------- pictures of the page
+
+
+@plotting.style()
+def codebook(entries, images, rebuilt):
+    """Figure: entries (K, 48) as tiles at the left; at the right images, and below each its mosaic."""
+    tiles = entries.detach().view(-1, 3, dalle.TILE, dalle.TILE)
+    fig, (left, right) = plotting.figure(8.6, 3.3, ncols=2, gridspec_kw={"width_ratios": [1, 2]})
+    plotting.draw_images(left, tiles, ncols=16, title=f"the codebook: {len(tiles)} tiles")
+    both = torch.cat([images, rebuilt])
+    plotting.draw_images(
+        right, both, ncols=len(images), title="scenes; below each, laid with these tiles"
+    )
+    return fig
+
+
+@plotting.style()
+def picture_rows(rows, captions):
+    """Figure: a row of pictures for each name, in columns that stand below their captions.
+
+    rows: name -> pictures (n, 3, 32, 32), n the number of captions.
+    """
+    fig, axes = plotting.figure(8.8, 0.55 + 0.93 * len(rows), nrows=len(rows), tight=False, squeeze=False)
+    top = 0.5 / (0.55 + 0.93 * len(rows))
+    fig.subplots_adjust(left=0.155, right=0.995, top=1 - top, bottom=0.01, hspace=0.04)
+    for ax, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
+        plotting.draw_images(ax, images, ncols=len(captions))
+        ax.text(-0.012, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=8.5)
+    for k, caption in enumerate(captions):
+        axes[0, 0].text(33 * k + 17, -2, in_lines(caption), ha="center", va="bottom", fontsize=7.5)
+    return fig
+
+
+def in_lines(caption):
+    """A caption in short lines: a noun, what stands between, a noun."""
+    words = [word for word in caption.replace(":", "").split() if word not in ("a", "at", "the", "to")]
+    lines = [words[:2], words[2:-2], words[-2:]]
+    return "\n".join(" ".join(line) for line in lines if line)
+
+
+DOTS = {"digits": ("o", plotting.BLUE), "colours": ("^", plotting.ORANGE),
+        "place": ("s", plotting.GREEN), "joint": ("D", plotting.INK)}  # fmt: skip
+
+
+@plotting.style()
+def three_scores(rows):
+    """Figure: for each row of an experiment its shares as dots, with lines from lowest to highest.
+
+    rows: name -> {column: "mean (lowest to highest)" or "value"}.
+    """
+    fig, ax = plotting.figure(8.6, 0.7 + 0.38 * len(rows))
+    for y, row in enumerate(rows.values()):
+        for shift, (column, (marker, colour)) in enumerate(DOTS.items()):
+            numbers = [float(text) for text in re.findall(r"[0-9.]+", row[column])]
+            at = y + 0.16 * (shift - 1.5)
+            ax.plot(numbers[0], at, marker, color=colour, markersize=5.5, label=None if y else column)
+            ax.plot([min(numbers), max(numbers)], [at, at], color=colour, linewidth=1.5)
+    ax.set(xlim=(-0.02, 1.02), ylim=(len(rows) - 0.5, -0.5), xlabel="share read as the caption says")
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.legend(loc="upper center", bbox_to_anchor=(0.45, 1.14), ncols=4, frameon=False, fontsize=9)
     return fig
 
 
@@ -130,7 +196,9 @@ class Systems:
         v = dalle.draw_vectors(self.prior, u, generator=_seeded(seed))
         coder = self.words.autoencoder
         return {
-            NAMES[0]: dalle.draw_by_codes(self.vq, self.gpt, tokens, w, generator=_seeded(seed)),
+            NAMES[0]: dalle.draw_by_codes(
+                self.vq, self.gpt, tokens, w, TEMPERATURE, generator=_seeded(seed)
+            ),
             NAMES[1]: dalle.draw_from_vectors(
                 self.decoder, coder, v, w, num_steps, generator=_seeded(seed)
             ),
@@ -165,8 +233,8 @@ def three_captions():
 
     What moves: the caption, how many pictures each system draws for one that is shown (CLIP
     chooses), the guidance. Draw draws.
-    What to see: the row that goes through one vector confuses which digit has which colour;
-    choosing helps the row of codes most.
+    What to see: which row gets the digits wrong, which the colours; choosing from more helps those
+    rows most that are right now and then.
     Sources: Ramesh 2021, arXiv 2102.12092; Ramesh 2022, arXiv 2204.06125.
     """
     margins = {"left": 0.31, "right": 0.99, "top": 0.89, "bottom": 0.01, "hspace": 0.06}
@@ -177,7 +245,7 @@ def three_captions():
         words = tuple(reading.tokens[0].tolist())
         return reading, words, best_pictures(words, best_of, w)
 
-    state = _Drawn(make, text=EXAMPLE, best_of=1, w=2.0)
+    state = _Drawn(make, text=EXAMPLE, best_of=1, w=1.0)
 
     def draw(**settings):
         reading, words, pictures = state.shown
@@ -197,7 +265,7 @@ def three_captions():
         controls={
             "text": text_box("caption", EXAMPLE),
             "best_of": choice("best of", {"1": 1, "2": 2, "8": 8, "32": 32}),
-            "w": slider("guidance w", 0.0, 4.0, 2.0, step=0.5),
+            "w": slider("guidance w", 0.0, 4.0, 1.0, step=0.5),
         },
         buttons={"Draw (1 to 15 s)": state.press},
         changed=state.change,
@@ -322,14 +390,14 @@ def difference(decoder=None, autoencoder=None, clip=None, scenes=None):
             words = f"{before[0]}  →  {after[0]}"
         return draw_from(turned, w, noise=noise), words
 
-    state = _Drawn(make, number=0, target=("colour", 2), w=2.0)
+    state = _Drawn(make, number=12, target=("colour", 2), w=2.0)
 
     def draw(**settings):
         images, words = state.shown
         fig, ax = page.wipe()
         plotting.draw_images(ax, images, ncols=len(SHARES))
         for k, share in enumerate(SHARES):
-            ax.text(33 * k + 17, -1.5, f"θ = {share}", ha="center", va="bottom", fontsize=9)
+            ax.text(33 * k + 17, -1.5, f"s = {share}", ha="center", va="bottom", fontsize=9)
         waiting = state.waits(**settings)
         fig.suptitle(WAITING if waiting else words, fontsize=10)
         return fig, "Press Draw." if waiting else "The same noise in all six pictures."
@@ -338,7 +406,7 @@ def difference(decoder=None, autoencoder=None, clip=None, scenes=None):
         "The difference of two captions",
         draw,
         controls={
-            "number": slider("picture", 0, 23, 0, step=1),
+            "number": slider("picture", 0, 23, 12, step=1),
             "target": choice("becomes", targets, ("colour", 2)),
             "w": slider("guidance w", 0.0, 4.0, 2.0, step=0.5),
         },
@@ -346,10 +414,10 @@ def difference(decoder=None, autoencoder=None, clip=None, scenes=None):
         changed=state.change,
         reset=state.reset,
         frames=[
-            ("To blue", state.frame()),
-            ("To yellow", state.frame(target=("colour", 3))),
-            ("To an eight", state.frame(target=("digit", 8))),
-            ("To a one", state.frame(target=("digit", 1))),
+            ("One digit, to blue", state.frame()),
+            ("One digit, to a seven", state.frame(target=("digit", 7))),
+            ("Two digits, the first to yellow", state.frame(number=13, target=("colour", 3))),
+            ("Two digits, the first to a one", state.frame(number=13, target=("digit", 1))),
         ],
         alt="Six pictures of a vector that is turned from a picture along a difference of captions.",
     )
