@@ -42,6 +42,11 @@ def encode(text) -> list[int]:
     return [_NUMBERS[character] for character in text]
 
 
+def known_text(text) -> str:
+    """The text without the characters that have no token."""
+    return "".join(character for character in text if character in _NUMBERS)
+
+
 def decode(tokens, special=True) -> str:
     """The text of token numbers; special tokens as "<user>" and so on or, if not `special`, as nothing."""
     names = (*ALPHABET, *(SPECIAL if special else ("",) * len(SPECIAL)))
@@ -97,7 +102,7 @@ def read_question(typed, default="12+34+56+78="):
     """
     if not isinstance(typed, str):
         raise ValueError(f"read_question: needs text, got {type(typed).__name__}")
-    kept = "".join(character for character in typed if character in _NUMBERS)
+    kept = known_text(typed)
     remark = ""
     if len(kept) < len(typed):
         remark = f"Left out {len(typed) - len(kept)} characters that the model has no tokens for. "
