@@ -1,10 +1,10 @@
 """Tasks whose answers can be checked: sums, questions about a short text, and who speaks in a scene.
 
-    questions = draw_sums(1000, generator)              # "12+34+56+78=", ...
+    questions = draw_sums(1000, generator)              # "7+5+8+6+9+4=", ...
     answers = [answer_sum(question, working=True) for question in questions]
     tokens, is_answer = encode_chats(questions, answers)        # (N, T) whole numbers, (N, T) bool
-    right_answer("12+34+56+78=")                        # "180", worked out from the question itself
-    is_right("12+34+56+78=", "12+34=46,46+56=102,102+78=180,180")       # True: only the end counts
+    right_answer("7+5+8+6=")                            # "26", worked out from the question itself
+    is_right("7+5+8+6=", "7+5=12,12+8=20,20+6=26,26")   # True: only the end counts
 
 A question is one line of text, and says by itself which of the three tasks it is. Its right answer is
 computed from the question, never stored beside it, so that what a person types can be marked as well.
@@ -28,8 +28,8 @@ SPECIAL = ("<user>", "<assistant>", "<end>")
 USER, ASSISTANT, END = range(len(ALPHABET), len(ALPHABET) + len(SPECIAL))
 VOCAB = len(ALPHABET) + len(SPECIAL)
 CONTEXT = 128  # tokens of a whole chat
-QUESTION_LENGTH = 88  # characters, at most
-ANSWER_LENGTH = 36  # characters, at most; with the three special tokens: 127
+QUESTION_LENGTH = 80  # characters, at most
+ANSWER_LENGTH = 44  # characters, at most; with the three special tokens: 127
 
 _NUMBERS = {character: number for number, character in enumerate(ALPHABET)}
 
@@ -94,7 +94,7 @@ def read_answer(tokens):
     return decode(tokens[:stops]), stops < len(tokens)
 
 
-def read_question(typed, default="12+34+56+78="):
+def read_question(typed, default="7+5+8+6+9+4="):
     """What a person typed, whatever it is, as a question that can be encoded, and a remark (may be empty).
 
     Characters without a token are left out, blanks at both ends go, and what is too long is cut. A sum may
@@ -124,17 +124,19 @@ def read_question(typed, default="12+34+56+78="):
 SUM = re.compile(r"[0-9]{1,9}(\+[0-9]{1,9})+=")
 
 
-def draw_sums(num, generator, terms=4, held_out=False) -> list[str]:
-    """Questions such as "12+34+56+78=": sums of `terms` numbers from 10 to 99.
+def draw_sums(num, generator, terms=6, least=1, most=9, held_out=False) -> list[str]:
+    """Questions such as "7+5+8+6+9+4=": sums of `terms` whole numbers from `least` to `most`.
 
-    One in eleven is held out: a sum goes by its numbers, whatever their order, so that 25+17 is on the side
-    of 17+25. Without `held_out` only the others are drawn.
+    One in eleven is held out: a sum goes by its numbers, whatever their order, so that 2+7 is on the side of
+    7+2. Without `held_out` only the others are drawn.
     """
     require_whole("draw_sums", "num", num, least=0)
-    require_whole("draw_sums", "terms", terms, least=2, most=4)
+    require_whole("draw_sums", "terms", terms, least=2, most=6)
+    require_whole("draw_sums", "least", least, least=0)
+    require_whole("draw_sums", "most", most, least=least + 1, most=99)
     questions = []
     while len(questions) < num:
-        for numbers in torch.randint(10, 100, (num, terms), generator=generator).tolist():
+        for numbers in torch.randint(least, most + 1, (num, terms), generator=generator).tolist():
             if is_held_out_sum(numbers) == held_out:
                 questions.append("+".join(map(str, numbers)) + "=")
     return questions[:num]
@@ -146,9 +148,9 @@ def is_held_out_sum(numbers) -> bool:
 
 
 def answer_sum(question, working=False) -> str:
-    """The right answer to a sum: "180" or, with working, "12+34=46,46+56=102,102+78=180,180"."""
+    """The right answer to a sum: "26" or, with working, "7+5=12,12+8=20,20+6=26,26"."""
     if not SUM.fullmatch(question):
-        raise ValueError(f'answer_sum: a question looks like "12+34=", got {question!r}')
+        raise ValueError(f'answer_sum: a question looks like "7+5=", got {question!r}')
     first, *others = map(int, question[:-1].split("+"))
     steps = []
     total = first
@@ -171,7 +173,7 @@ def has_working(answer) -> bool:
 
 
 def count_wrong_steps(answer) -> int:
-    """How many of the steps such as "12+34=46" that an answer shows are false, or no steps at all."""
+    """How many of the steps such as "7+5=12" that an answer shows are false, or no steps at all."""
     wrong = 0
     for step in answer.split(",")[:-1]:
         left, _, right = step.partition("=")
@@ -182,14 +184,15 @@ def count_wrong_steps(answer) -> int:
 
 # ---------------------------------------------------------------- questions about a short text
 
-NAMES = ("Anne", "Duke", "Henry", "Juliet", "Kate", "Nurse", "Paris", "Peter", "Romeo", "Tybalt")
-THINGS = ("book", "crown", "cup", "flower", "horse", "letter", "map", "rose", "sword", "torch")
+# All names are of five letters and all things of four: questions of as many facts are of one length.
+NAMES = ("Celia", "Diana", "Edgar", "Henry", "Maria", "Nurse", "Paris", "Romeo", "Titus", "Viola")
+THINGS = ("book", "coin", "drum", "flag", "harp", "lamp", "mask", "ring", "sack", "veil")
 FACT = re.compile(r"([A-Z][a-z]+) has the ([a-z]+)\. ")
 READING = re.compile(rf"((?:{FACT.pattern}){{1,4}})What has ([A-Z][a-z]+)\?")
 
 
 def draw_readings(num, generator, held_out=False) -> list[str]:
-    """Questions such as "Kate has the map. Paris has the rose. What has Kate?", of two or three facts.
+    """Questions such as "Celia has the ring. Paris has the drum. What has Paris?", of two or three facts.
 
     Of the hundred pairs of a name and a thing, ten are held out: with `held_out` the question is about one
     of these, and without it none of these stands in the text.
@@ -217,7 +220,7 @@ def _is_held_out_pair(name, thing):
 
 
 def answer_reading(question) -> str | None:
-    """"Kate has the map.", as the text says it. None for another question, and where the text does not say it once."""
+    """"Paris has the drum.", as the text says it. None for another question, or if it is not said just once."""
     found = READING.fullmatch(question)
     if not found:
         return None
@@ -230,19 +233,20 @@ def answer_reading(question) -> str | None:
 
 SCENE = "Who speaks?\n"
 SPEECH = re.compile(r"([A-Z]+): ([^\n]*)\n?")
-SPEECH_LENGTH = 15  # characters of what somebody says, at most
+SPEECH_LENGTHS = range(9, 15)  # characters of what somebody says
 
 
-def draw_scenes(num, text, generator) -> list[str]:
+def draw_scenes(num, text, generator, lengths=SPEECH_LENGTHS) -> list[str]:
     """Questions "Who speaks?" about two or three speeches, whose words are the beginnings of lines of a text.
 
-    Give other lines of the text to test with. Raises ValueError for a text that has no line to take.
+    lengths: how many characters a speech may have. Give other lines of the text to test with. Raises ValueError
+    for a text that has no line to take.
     """
     require_whole("draw_scenes", "num", num, least=0)
-    lines = [_cut_line(line) for line in text.split("\n")]
-    lines = [line for line in lines if line]
+    lines = [_cut_line(line, max(lengths)) for line in text.split("\n")]
+    lines = [line for line in lines if len(line) in lengths]
     if not lines:
-        raise ValueError("draw_scenes: this text has no line of letters to take speeches from")
+        raise ValueError("draw_scenes: this text has no line of such lengths to take speeches from")
     scenes = []
     while len(scenes) < num:
         speeches = 2 + int(torch.randint(2, (), generator=generator))
@@ -255,20 +259,20 @@ def draw_scenes(num, text, generator) -> list[str]:
     return scenes
 
 
-def _cut_line(line):
+def _cut_line(line, most):
     """The first words of a line, or nothing where they have no tokens or look like a speaker's name."""
     if ":" in line or set(line) - set(ALPHABET):
         return ""
     words = ""
     for word in line.split():
-        if len(words) + len(word) + 1 > SPEECH_LENGTH + 1:
+        if len(words) + len(word) > most:
             break
         words += f" {word}"
     return words.strip()
 
 
 def answer_scene(question) -> str | None:
-    """The speakers in the order of their first words, each once: "ROMEO, KATE". None for what is no scene."""
+    """The speakers in the order of their first words, each once: "ROMEO, CELIA". None for what is no scene."""
     if not question.startswith(SCENE):
         return None
     speeches = question[len(SCENE) :].split("\n")

@@ -23,9 +23,9 @@ MONO = {"family": "monospace", "parse_math": False}
 PER_ROW = 44  # characters in a row of an answer
 NUM_BARS = 10
 QUESTIONS = (
-    "12+34+56=",
-    "Kate has the map. Paris has the rose. What has Paris?",
-    "Who speaks?\nROMEO: Good night\nNURSE: My lady\nROMEO: Farewell",
+    "7+5+8+6+9+4=",
+    "Celia has the ring. Paris has the drum. What has Paris?",
+    "Who speaks?\nROMEO: Good night\nNURSE: My dear lady\nROMEO: Fare thee well",
 )
 PLAYS = "has read plays"
 TUNED = "tuned on answers"
@@ -355,14 +355,14 @@ def _draw_candidates(ax, p, taken, place):
 
 # ---------------------------------------------------------------- the panel Preference
 
-ASKED = "12+34+56="
+ASKED = "7+5+8="
 CANDIDATES = (
-    "102",
-    "12+34=46,46+56=102,102",
-    "103",
-    "12+34=46,46+56=103,103",
-    "1002",
-    "12+34=47,47+56=103,103",
+    "20",
+    "7+5=12,12+8=20,20",
+    "21",
+    "7+5=12,12+8=21,21",
+    "200",
+    "7+5=13,13+8=21,21",
 )
 FEATURES = ("shows working", "the number is right", "length / 10")
 RATERS = {"by hand": None, "in a hurry": "short", "careful": "right", "likes to see working": "working"}

@@ -71,7 +71,7 @@ def first_weights(seed, base="assistant_base"):
 def draw_chats(train, valid, seed):
     """Chats of a seed, task -> (tokens, is_answer), and the held-out questions, the same for all seeds."""
     random = torch.Generator().manual_seed(100 + seed)
-    sums = tasks.draw_sums(NUM_CHATS, random, terms=3)
+    sums = tasks.draw_sums(NUM_CHATS, random)
     texts = tasks.draw_readings(NUM_CHATS, random)
     scenes = tasks.draw_scenes(NUM_CHATS, train, random)
     chats = {
@@ -81,9 +81,9 @@ def draw_chats(train, valid, seed):
     }
     random = torch.Generator().manual_seed(2)
     held_out = {
-        "sums": tasks.draw_sums(NUM_ASKED, random, terms=3, held_out=True),
+        "sums": tasks.draw_sums(NUM_ASKED, random, held_out=True),
         "texts": tasks.draw_readings(NUM_ASKED, random, held_out=True),
-        "scenes": tasks.draw_scenes(NUM_ASKED, valid, random),
+        "scenes": tasks.draw_scenes(NUM_ASKED, valid, random, lengths=(12,)),
     }
     return chats, held_out
 
