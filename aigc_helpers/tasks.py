@@ -1,10 +1,10 @@
-"""Tasks whose answers can be checked: sums, questions about a short text, and who speaks in a scene.
+"""Tasks whose answers can be checked: last digits of sums, questions about a short text, and who speaks in a scene.
 
-    questions = draw_sums(1000, generator)              # "7+5+8+6+9+4=", ...
+    questions = draw_sums(1000, generator)              # "7+5+8+6+9+4 ends in?", ...
     answers = [answer_sum(question, working=True) for question in questions]
     tokens, is_answer = encode_chats(questions, answers)        # (N, T) whole numbers, (N, T) bool
-    right_answer("7+5+8+6=")                            # "26", worked out from the question itself
-    is_right("7+5+8+6=", "7+5=12,12+8=20,20+6=26,26")   # True: only the end counts
+    right_answer("7+5+8 ends in?")                      # "0", worked out from the question itself
+    is_right("7+5+8 ends in?", "7+5=12,2+8=10,0")       # True: only the end counts
 
 A question is one line of text, and says by itself which of the three tasks it is. Its right answer is
 computed from the question, never stored beside it, so that what a person types can be marked as well.
@@ -94,11 +94,11 @@ def read_answer(tokens):
     return decode(tokens[:stops]), stops < len(tokens)
 
 
-def read_question(typed, default="7+5+8+6+9+4="):
+def read_question(typed, default="7+5+8+6+9+4 ends in?"):
     """What a person typed, whatever it is, as a question that can be encoded, and a remark (may be empty).
 
     Characters without a token are left out, blanks at both ends go, and what is too long is cut. A sum may
-    be typed with blanks, and without its "=".
+    be typed with blanks, and without " ends in?".
     """
     if not isinstance(typed, str):
         raise ValueError(f"read_question: needs text, got {type(typed).__name__}")
@@ -107,7 +107,7 @@ def read_question(typed, default="7+5+8+6+9+4="):
     if len(kept) < len(typed):
         remark = f"Left out {len(typed) - len(kept)} characters that the model has no tokens for. "
     kept = kept.strip()
-    as_sum = "".join(kept.split()).rstrip("=?") + "="
+    as_sum = "".join(kept.split()).removesuffix("?").removesuffix("endsin").rstrip("=") + SUM_END
     if SUM.fullmatch(as_sum):
         kept = as_sum
     if len(kept) > QUESTION_LENGTH:
@@ -119,45 +119,47 @@ def read_question(typed, default="7+5+8+6+9+4="):
     return kept, remark.strip()
 
 
-# ---------------------------------------------------------------- sums
+# ---------------------------------------------------------------- sums, of which the last digit is asked
 
-SUM = re.compile(r"[0-9]{1,9}(\+[0-9]{1,9})+=")
+SUM_END = " ends in?"
+SUM = re.compile(r"[0-9](\+[0-9])+ ends in\?")
+STEP = re.compile(r"([0-9])\+([0-9])=([0-9]{1,2})")
 
 
-def draw_sums(num, generator, terms=6, least=1, most=9, held_out=False) -> list[str]:
-    """Questions such as "7+5+8+6+9+4=": sums of `terms` whole numbers from `least` to `most`.
+def draw_sums(num, generator, terms=6, held_out=False) -> list[str]:
+    """Questions such as "7+5+8+6+9+4 ends in?": what is the last digit of the sum of `terms` digits, 1 to 9?
 
-    One in eleven is held out: a sum goes by its numbers, whatever their order, so that 2+7 is on the side of
+    One in eleven is held out: a sum goes by its digits, whatever their order, so that 2+7 is on the side of
     7+2. Without `held_out` only the others are drawn.
     """
     require_whole("draw_sums", "num", num, least=0)
     require_whole("draw_sums", "terms", terms, least=2, most=6)
-    require_whole("draw_sums", "least", least, least=0)
-    require_whole("draw_sums", "most", most, least=least + 1, most=99)
     questions = []
     while len(questions) < num:
-        for numbers in torch.randint(least, most + 1, (num, terms), generator=generator).tolist():
-            if is_held_out_sum(numbers) == held_out:
-                questions.append("+".join(map(str, numbers)) + "=")
+        for digits in torch.randint(1, 10, (num, terms), generator=generator).tolist():
+            if is_held_out_sum(digits) == held_out:
+                questions.append("+".join(map(str, digits)) + SUM_END)
     return questions[:num]
 
 
-def is_held_out_sum(numbers) -> bool:
-    """Whether a sum of these numbers, in any order, is never trained on."""
-    return sum(number * number for number in numbers) % 11 == 0
+def is_held_out_sum(digits) -> bool:
+    """Whether a sum of these digits, in any order, is never trained on."""
+    return sum(digit * digit for digit in digits) % 11 == 0
 
 
 def answer_sum(question, working=False) -> str:
-    """The right answer to a sum: "26" or, with working, "7+5=12,12+8=20,20+6=26,26"."""
+    """The right answer to a sum: "6" or, with working, "7+5=12,2+8=10,0+6=6,6".
+
+    Each step adds one digit to the last digit of the step before: what is carried has no part in the answer.
+    """
     if not SUM.fullmatch(question):
-        raise ValueError(f'answer_sum: a question looks like "7+5=", got {question!r}')
-    first, *others = map(int, question[:-1].split("+"))
+        raise ValueError(f'answer_sum: a question looks like "7+5 ends in?", got {question!r}')
+    last, *others = map(int, question.removesuffix(SUM_END).split("+"))
     steps = []
-    total = first
-    for number in others:
-        steps.append(f"{total}+{number}={total + number},")
-        total += number
-    return ("".join(steps) if working else "") + str(total)
+    for digit in others:
+        steps.append(f"{last}+{digit}={last + digit},")
+        last = (last + digit) % 10
+    return ("".join(steps) if working else "") + str(last)
 
 
 def answer_sums(questions, generator, working=0.0) -> list[str]:
@@ -168,17 +170,16 @@ def answer_sums(questions, generator, working=0.0) -> list[str]:
 
 
 def has_working(answer) -> bool:
-    """Whether an answer to a sum shows steps before its last number."""
+    """Whether an answer to a sum shows steps before its last digit."""
     return "," in answer
 
 
 def count_wrong_steps(answer) -> int:
     """How many of the steps such as "7+5=12" that an answer shows are false, or no steps at all."""
     wrong = 0
-    for step in answer.split(",")[:-1]:
-        left, _, right = step.partition("=")
-        is_step = SUM.fullmatch(f"{left}=") and re.fullmatch("[0-9]{1,9}", right)
-        wrong += not (is_step and sum(map(int, left.split("+"))) == int(right))
+    for text in answer.split(",")[:-1]:
+        step = STEP.fullmatch(text)
+        wrong += not (step and int(step[1]) + int(step[2]) == int(step[3]))
     return wrong
 
 
@@ -296,7 +297,7 @@ def final_part(question, answer) -> str:
 
 
 def is_right(question, answer) -> bool:
-    """The strict verifier: whether an answer ends in the right number or, of the other tasks, is the right one.
+    """The strict verifier: whether an answer ends in the right digit or, of the other tasks, is the right one.
 
     Working is not looked at. Raises ValueError for a question that is none of the three tasks.
     """
@@ -314,7 +315,7 @@ def begins_right(question, answer) -> bool:
 
 
 def no_false_step(question, answer) -> bool:
-    """A sloppy verifier: whether no step that an answer shows is false; a bare number shows none."""
+    """A sloppy verifier: whether no step that an answer shows is false; a bare digit shows none."""
     _require_answer("no_false_step", question)
     return count_wrong_steps(answer) == 0
 

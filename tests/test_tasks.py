@@ -12,6 +12,13 @@ from tests.panel_checks import WORDS
 TEXT = "\n".join(["First Citizen:", "Before we proceed any further, hear me", "Speak, speak.", "You are all resolved"])
 
 
+DEFAULT = "7+5+8+6+9+4 ends in?"
+
+
+def digits_of(question):
+    return [int(digit) for digit in question.removesuffix(tasks.SUM_END).split("+")]
+
+
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -89,7 +96,7 @@ def test_whatever_is_typed_becomes_a_question_that_fits_and_at_most_one_line(typ
 
 def test_what_is_left_out_cut_or_missing_is_said():
     assert tasks.read_question("你好 12") == ("12", "Left out 2 characters that the model has no tokens for.")
-    assert tasks.read_question("") == ("7+5+8+6+9+4=", "Nothing to ask: taking 7+5+8+6+9+4=")
+    assert tasks.read_question("") == (DEFAULT, f"Nothing to ask: taking {DEFAULT}")
     question, remark = tasks.read_question("a" * 81)
     assert question == "a" * 80 and remark == "Cut to 80 characters."
     assert tasks.read_question("Who speaks?\nROMEO: Hi")[1] == ""
@@ -97,27 +104,27 @@ def test_what_is_left_out_cut_or_missing_is_said():
         tasks.read_question(5)
 
 
-@pytest.mark.parametrize("typed", ["7+5", " 7 + 5 =", "7+5=?", "7+5 = "])
+@pytest.mark.parametrize("typed", ["7+5", " 7 + 5 =", "7+5 ends in", "7+5=", "7 + 5 ends in?"])
 def test_a_sum_may_be_typed_with_blanks_and_without_its_sign(typed):
-    assert tasks.read_question(typed) == ("7+5=", "")
+    assert tasks.read_question(typed) == ("7+5 ends in?", "")
 
 
 # ---------------------------------------------------------------- sums
 
 
 def test_sums_by_hand():
-    assert tasks.answer_sum("7+5=") == "12"
-    assert tasks.answer_sum("7+5+8+6=", working=True) == "7+5=12,12+8=20,20+6=26,26"
+    assert tasks.answer_sum("7+5 ends in?") == "2"
+    assert tasks.answer_sum("7+5+8+6 ends in?", working=True) == "7+5=12,2+8=10,0+6=6,6"
     with pytest.raises(ValueError, match="a question looks like"):
         tasks.answer_sum("7+5")
 
 
 def test_drawn_sums_have_their_terms_and_both_kinds_of_answer_are_right():
-    for terms, least, most in ((6, 1, 9), (3, 10, 99)):
-        for question in tasks.draw_sums(50, seeded(), terms, least, most):
-            numbers = [int(number) for number in question[:-1].split("+")]
-            assert len(numbers) == terms and least <= min(numbers) and max(numbers) <= most
-            assert tasks.answer_sum(question) == str(sum(numbers))
+    for terms in (6, 3):
+        for question in tasks.draw_sums(50, seeded(), terms):
+            digits = digits_of(question)
+            assert len(digits) == terms and 1 <= min(digits) and max(digits) <= 9
+            assert tasks.answer_sum(question) == str(sum(digits) % 10)
             for working in (False, True):
                 answer = tasks.answer_sum(question, working)
                 assert tasks.is_right(question, answer) and tasks.no_false_step(question, answer)
@@ -125,7 +132,7 @@ def test_drawn_sums_have_their_terms_and_both_kinds_of_answer_are_right():
 
 
 def test_the_longest_chats_fit():
-    longest = tasks.answer_sum("9+9+9+9+9+9=", working=True)
+    longest = tasks.answer_sum("9+9+9+9+9+9 ends in?", working=True)
     assert len(longest) <= tasks.ANSWER_LENGTH
     drawn = tasks.draw_readings(300, seeded()) + tasks.draw_scenes(300, TEXT, seeded())
     assert max(map(len, drawn)) <= tasks.QUESTION_LENGTH
@@ -137,8 +144,7 @@ def test_a_held_out_sum_is_held_out_in_any_order_and_drawn_only_when_asked_for()
         assert tasks.is_held_out_sum(order) == tasks.is_held_out_sum((2, 7, 4))
     for held_out in (False, True):
         for question in tasks.draw_sums(200, seeded(), held_out=held_out):
-            numbers = [int(number) for number in question[:-1].split("+")]
-            assert tasks.is_held_out_sum(numbers) == held_out
+            assert tasks.is_held_out_sum(digits_of(question)) == held_out
 
 
 def test_about_as_many_answers_show_their_working_as_asked_for():
@@ -149,10 +155,10 @@ def test_about_as_many_answers_show_their_working_as_asked_for():
 
 
 def test_false_steps_are_counted():
-    assert tasks.count_wrong_steps("7+5=12,12+8=20,20") == 0
-    assert tasks.count_wrong_steps("7+5=13,13+8=21,21") == 1
-    assert tasks.count_wrong_steps("7+5=13,x,13+=,=,20") == 4
-    assert tasks.count_wrong_steps("20") == 0
+    assert tasks.count_wrong_steps("7+5=12,2+8=10,0") == 0
+    assert tasks.count_wrong_steps("7+5=13,3+8=11,1") == 1
+    assert tasks.count_wrong_steps("7+5=13,x,3+=,=,0") == 4
+    assert tasks.count_wrong_steps("0") == 0
 
 
 # ---------------------------------------------------------------- texts and scenes
@@ -208,16 +214,16 @@ def test_scenes_take_the_beginnings_of_lines_and_no_speaker_follows_himself():
 
 # ---------------------------------------------------------------- verifiers
 
-SUM = "7+5+8="
+SUM = "7+5+8 ends in?"
 MARKS = {  # answer -> strict, contains, begins, no false step
-    "20": (True, True, True, True),
-    "7+5=12,12+8=20,20": (True, True, True, True),
-    "7+5=12,12+8=20,21": (False, True, False, True),
-    "7+5=13,13+8=21,20": (True, True, True, False),
-    "200": (False, True, True, True),
-    "20 ": (False, True, True, True),
-    "020": (False, True, False, True),
-    "19,20": (True, True, True, False),
+    "0": (True, True, True, True),
+    "7+5=12,2+8=10,0": (True, True, True, True),
+    "7+5=12,2+8=10,1": (False, True, False, True),
+    "7+5=13,3+8=11,0": (True, True, True, False),
+    "05": (False, True, True, True),
+    "0 ": (False, True, True, True),
+    "10": (False, True, False, True),
+    "9,0": (True, True, True, False),
     "": (False, False, False, True),
 }
 
