@@ -113,8 +113,8 @@ def test_a_sum_may_be_typed_with_blanks_and_without_its_sign(typed):
 
 
 def test_sums_by_hand():
-    assert tasks.answer_sum("7+5 ends in?") == "2"
-    assert tasks.answer_sum("7+5+8+6 ends in?", working=True) == "7+5=12,2+8=10,0+6=6,6"
+    assert tasks.answer_sum("7+5 ends in?") == "in 2"
+    assert tasks.answer_sum("7+5+8+6 ends in?", working=True) == "7+5=12,2+8=10,0+6=6,in 6"
     with pytest.raises(ValueError, match="a question looks like"):
         tasks.answer_sum("7+5")
 
@@ -124,7 +124,7 @@ def test_drawn_sums_have_their_terms_and_both_kinds_of_answer_are_right():
         for question in tasks.draw_sums(50, seeded(), terms):
             digits = digits_of(question)
             assert len(digits) == terms and 1 <= min(digits) and max(digits) <= 9
-            assert tasks.answer_sum(question) == str(sum(digits) % 10)
+            assert tasks.answer_sum(question) == f"in {sum(digits) % 10}"
             for working in (False, True):
                 answer = tasks.answer_sum(question, working)
                 assert tasks.is_right(question, answer) and tasks.no_false_step(question, answer)
@@ -155,7 +155,7 @@ def test_about_as_many_answers_show_their_working_as_asked_for():
 
 
 def test_false_steps_are_counted():
-    assert tasks.count_wrong_steps("7+5=12,2+8=10,0") == 0
+    assert tasks.count_wrong_steps("7+5=12,2+8=10,in 0") == 0
     assert tasks.count_wrong_steps("7+5=13,3+8=11,1") == 1
     assert tasks.count_wrong_steps("7+5=13,x,3+=,=,0") == 4
     assert tasks.count_wrong_steps("0") == 0
@@ -216,14 +216,14 @@ def test_scenes_take_the_beginnings_of_lines_and_no_speaker_follows_himself():
 
 SUM = "7+5+8 ends in?"
 MARKS = {  # answer -> strict, contains, begins, no false step
-    "0": (True, True, True, True),
-    "7+5=12,2+8=10,0": (True, True, True, True),
-    "7+5=12,2+8=10,1": (False, True, False, True),
-    "7+5=13,3+8=11,0": (True, True, True, False),
-    "05": (False, True, True, True),
-    "0 ": (False, True, True, True),
-    "10": (False, True, False, True),
-    "9,0": (True, True, True, False),
+    "in 0": (True, True, True, True),
+    "7+5=12,2+8=10,in 0": (True, True, True, True),
+    "7+5=12,2+8=10,in 1": (False, True, False, True),
+    "7+5=13,3+8=11,in 0": (True, True, True, False),
+    "in 05": (False, True, True, True),
+    "in 0 ": (False, True, True, True),
+    "0": (False, True, False, True),
+    "9,in 0": (True, True, True, False),
     "": (False, False, False, True),
 }
 

@@ -59,8 +59,8 @@ def share_right(questions, answers):
     return sum(marks) / len(marks)
 
 
-TURNS = ("texts", "sums", "texts", "scenes")
-BATCH = 48  # chats a step
+TURNS = ("sums", "texts", "sums", "scenes")
+BATCH = 32  # chats a step
 
 
 def tune(model, chats, num_steps, seed=0, opts=None, plays=None, whole=False):
