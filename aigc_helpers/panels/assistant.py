@@ -162,9 +162,9 @@ def chat_boxes(question, answer):
     x = 0.0
     middles = []
     for place, (name, width) in enumerate(zip(names, widths, strict=True)):
-        counted = place >= first
-        face = "#FBE3D4" if counted else "white"
-        edge = plotting.ORANGE if counted else plotting.GREY
+        asked_for = place >= first
+        face = "#FBE3D4" if asked_for else "white"
+        edge = plotting.ORANGE if asked_for else plotting.GREY
         ax.add_patch(Rectangle((x + 0.02, -0.25), width - 0.04, 0.6, facecolor=face, edgecolor=edge))
         size = 9 if name in tasks.SPECIAL else 11
         ax.text(x + width / 2, 0.05, _visible(name), ha="center", va="center", fontsize=size, **MONO)

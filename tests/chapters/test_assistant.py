@@ -474,8 +474,8 @@ FAULTS = [
     ),
     page(
         "tuning: the question does not count when it should",
-        "counted | (counted.cumsum(dim=1) == 0)",
-        "counted & (counted.cumsum(dim=1) == 0) | counted",
+        "marked | (marked.cumsum(dim=1) == 0)",
+        "marked & (marked.cumsum(dim=1) == 0) | marked",
         "test_tuning_lowers_the_loss_of_answers_and_can_count_the_question_or_replay",
     ),
     page(
