@@ -165,24 +165,19 @@ def test_false_steps_are_counted():
 
 
 def test_a_reading_is_answered_from_its_text():
-    text = "Celia has the ring. Paris has the drum. "
-    assert tasks.answer_reading(text + "What has Paris?") == "Paris has the drum."
-    assert tasks.answer_reading(text + "What has Celia?") == "Celia has the ring."
-    assert tasks.answer_reading(text + "What has Romeo?") is None
-    assert tasks.answer_reading("Celia has the ring. Celia has the drum. What has Celia?") is None
-    assert tasks.answer_reading("What has Celia?") is None
+    text = "Celia reads. Paris sings. "
+    assert tasks.answer_reading(text + "What about Paris?") == "Paris sings."
+    assert tasks.answer_reading(text + "What about Celia?") == "Celia reads."
+    assert tasks.answer_reading(text + "What about Romeo?") is None
+    assert tasks.answer_reading("Celia reads. Celia sings. What about Celia?") is None
+    assert tasks.answer_reading("What about Celia?") is None
 
 
-def test_held_out_pairs_are_never_in_a_training_text_and_always_asked_for_when_held_out():
-    def pairs(question):
-        return {(tasks.NAMES.index(a), tasks.THINGS.index(b)) for a, b in tasks.FACT.findall(question)}
-
-    seen = set().union(*map(pairs, tasks.draw_readings(3000, seeded())))
-    asked = set()
-    for question in tasks.draw_readings(300, seeded(), held_out=True):
-        name, thing = tasks.FACT.fullmatch(tasks.answer_reading(question) + " ").groups()
-        asked.add((tasks.NAMES.index(name), tasks.THINGS.index(thing)))
-    assert not seen & asked and len(asked) == 10 and len(seen) == 90
+def test_a_held_out_text_is_drawn_only_when_asked_for():
+    for held_out in (False, True):
+        for question in tasks.draw_readings(200, seeded(), held_out):
+            pairs = [(tasks.NAMES.index(a), tasks.VERBS.index(b)) for a, b in tasks.FACT.findall(question)]
+            assert tasks.is_held_out_text(pairs) == held_out
 
 
 def test_readings_are_of_two_lengths_and_never_ask_the_impossible():
