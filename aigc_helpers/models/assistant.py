@@ -185,8 +185,16 @@ def reference_log_prob(model, loras, tokens, is_answer):
     return log_p
 
 
-def train_on_pairs(model, questions, prefer_working, num_steps, seed=0, beta=0.5, rate=2e-3):
-    """DPO on sums by LoRA, in place; returns log π - log π_ref of both answers at each step."""
+PAIRS = 24  # a step
+
+
+def train_on_pairs(
+    model, questions, prefer_working, num_steps, seed=0, beta=0.5, rate=2e-3, anchor=0.0
+):
+    """DPO on sums by LoRA, in place; returns log π - log π_ref of both answers at each step.
+
+    anchor: the weight of -log π of the chosen answers, added to eq. (6).
+    """
     loras = adapt(model)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     opt = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
@@ -194,7 +202,7 @@ def train_on_pairs(model, questions, prefer_working, num_steps, seed=0, beta=0.5
     random = torch.Generator().manual_seed(seed)
     raised = {"chosen": [], "rejected": []}
     for _ in range(num_steps):
-        picked = torch.randint(len(questions), (32,), generator=random).tolist()
+        picked = torch.randint(len(questions), (PAIRS,), generator=random).tolist()
         asked = [questions[k] for k in picked]
         chosen = [tasks.answer_sum(question, prefer_working) for question in asked]
         rejected = [tasks.answer_sum(question, not prefer_working) for question in asked]
@@ -203,10 +211,11 @@ def train_on_pairs(model, questions, prefer_working, num_steps, seed=0, beta=0.5
         is_answer = is_answer.to(device)
         ref = reference_log_prob(model, loras, tokens, is_answer)
         log_p = answer_log_prob(model, tokens, is_answer)
-        loss = dpo_loss(log_p[:32], log_p[32:], ref[:32], ref[32:], beta)      # eq. (6)
+        loss = dpo_loss(log_p[:PAIRS], log_p[PAIRS:], ref[:PAIRS], ref[PAIRS:], beta)  # eq. (6)
+        loss = loss - anchor * log_p[:PAIRS].mean()
         opt.zero_grad()
         loss.backward()
         opt.step()
-        raised["chosen"].append((log_p - ref)[:32].mean().item())
-        raised["rejected"].append((log_p - ref)[32:].mean().item())
+        raised["chosen"].append((log_p - ref)[:PAIRS].mean().item())
+        raised["rejected"].append((log_p - ref)[PAIRS:].mean().item())
     return raised
