@@ -105,11 +105,12 @@ def assistant_diagram():
     ax.text(0.25, 1.72, "One network, 0.8 million weights. Asked", fontsize=11, va="center")
     look = {"fontsize": 11.5, "va": "center"}
     ax.text(3.75, 1.72, QUESTIONS[0], color=plotting.INK, **look, **MONO)
-    ax.text(5.0, 1.72, "it writes:", fontsize=11, va="center")
+    ax.text(6.35, 1.72, "it writes (the third: what its", fontsize=11, va="center")
+    ax.text(6.35, 1.47, "pairs prefer):", fontsize=11, va="center")
     for k, (said, colour) in enumerate(zip(finished_answers(), _colours(), strict=True)):
         x = 0.25 + 2.9 * k
         for row, part in enumerate(_cut(said, 24)[:3]):
-            ax.text(x, 1.3 - 0.32 * row, part, color=colour, **look, **MONO)
+            ax.text(x, 1.1 - 0.32 * row, part, color=colour, **look, **MONO)
     return fig
 
 
@@ -133,7 +134,7 @@ def _cut(text, width):
 
 
 def finished_answers():
-    """What each of the three stages writes for the sum: the first two as they are kept."""
+    """What the two kept stages write for the sum, and the answer that the third is shown as the better one."""
     stages = _kept_stages()
     said = []
     for name in (PLAYS, TUNED):
