@@ -207,7 +207,7 @@ def seed_dots(losses):
             values = [row[column] for row in rows]
             colour = plotting.CYCLE[k]
             ax.plot([k] * len(values), values, marks[k], color=colour, label=way, markersize=6)
-        ax.set(xlim=(-0.6, len(losses) - 0.4), ylim=(0, None), title=column)
+        ax.set(xlim=(-0.6, len(losses) - 0.4), ylim=(0, 1.1 * ax.get_ylim()[1]), title=column)
         ax.set_xticks([])
     axes[0].set_ylabel("nats")
     handles, names = axes[0].get_legend_handles_labels()
