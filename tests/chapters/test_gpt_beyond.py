@@ -957,12 +957,6 @@ FAULTS = [
         "pull = 1 / len(x) + (math.log(C) - x.mean()) * share",
         "pull = 1 / len(x) + 0 * C * share",
     ),
-    page_fault(
-        "mark 4 pairs nothing",
-        'check("... half of its interval", half, 4.303 * 0.01 / 3, rtol=1e-4)',
-        'check("... half of its interval", half, half)',
-        MARKS,
-    ),
     page_fault("attention is not causal", "        if self.causal:  ", "        if False:  "),
     page_fault("the MLP's ReLU is not squared", "F.relu(inner).square() if", "F.relu(inner) if"),
     page_fault(
