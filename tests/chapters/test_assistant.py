@@ -14,6 +14,7 @@ from aigc_helpers.checks import CheckFailed
 from aigc_helpers.models import assistant
 from aigc_helpers.models.gpt_beyond import ModernGPT
 from aigc_helpers.panels import assistant as drawn
+from aigc_helpers.weights import load_model
 from tests.marking import run_exercises, run_marks
 from tests.notebook_cells import run_cells
 from tests.panel_checks import (
@@ -324,6 +325,11 @@ def test_the_panel_marks_an_answer_and_says_what_would_be_right():
     assert "Not right: it should be in 0" in panel.status.value
     panel.set(question="How are you?")
     assert "nobody can mark this one" in panel.status.value
+
+
+@pytest.mark.parametrize("question", drawn.QUESTIONS[1:])
+def test_the_kept_model_answers_the_panels_own_text_and_scene(question):
+    assert tasks.is_right(question, assistant.ask(load_model("assistant"), [question])[0])
 
 
 def test_the_network_without_chats_goes_on_from_the_bare_question():
