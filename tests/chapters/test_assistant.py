@@ -490,9 +490,9 @@ FAULTS = [
         "test_tuning_lowers_the_loss_of_answers_and_replay_that_of_the_plays",
     ),
     page(
-        "exercise 1 takes an answer without its end",
-        "[0] * 14 + [1] * 5)",
-        "[0] * 14 + [int(mark) for mark in marks[14:]])",
+        "exercise 4 takes an accuracy without a reference",
+        "answer(chosen, rejected, *refs), 0.5)",
+        "answer(chosen, rejected, *refs), 0.75)",
         "test_marks_refuse_wrong_answers",
     ),
     panel("the panel's reward goes the other way", "w = w - torch.linalg.solve", "w = w + torch.linalg.solve", "test_the_reward_fits_the_choices_as_bradley_and_terry_have_it"),
