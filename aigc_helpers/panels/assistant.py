@@ -27,7 +27,7 @@ PLAYS_LENGTH = 22  # characters that a network without chats writes: it would ne
 QUESTIONS = (
     "7+5+8+6+9+4 ends in?",
     "Celia reads. The king is Paris. Titus walks. Who is king?",
-    "Who speaks?\nROMEO: Good night\nNURSE: My dear lady\nROMEO: Fare thee well",
+    "Who speaks?\nROMEO: Good night\nNURSE: My dear lady\nPARIS: Fare thee well",
 )
 PLAYS = "has read plays"
 TUNED = "tuned on answers"
