@@ -1,10 +1,10 @@
-"""Tasks whose answers can be checked: sums, questions about a short text, and who speaks in a scene.
+"""Tasks whose answers can be checked: last digits of sums, questions about a short text, and who speaks in a scene.
 
-    questions = draw_sums(1000, generator)              # "12+34+56+78=", ...
+    questions = draw_sums(1000, generator)              # "7+5+8+6+9+4 ends in?", ...
     answers = [answer_sum(question, working=True) for question in questions]
     tokens, is_answer = encode_chats(questions, answers)        # (N, T) whole numbers, (N, T) bool
-    right_answer("12+34+56+78=")                        # "180", worked out from the question itself
-    is_right("12+34+56+78=", "12+34=46,46+56=102,102+78=180,180")       # True: only the end counts
+    right_answer("7+5+8 ends in?")                      # "0", worked out from the question itself
+    is_right("7+5+8 ends in?", "7+5=12,2+8=10,0")       # True: only the end counts
 
 A question is one line of text, and says by itself which of the three tasks it is. Its right answer is
 computed from the question, never stored beside it, so that what a person types can be marked as well.
@@ -28,8 +28,8 @@ SPECIAL = ("<user>", "<assistant>", "<end>")
 USER, ASSISTANT, END = range(len(ALPHABET), len(ALPHABET) + len(SPECIAL))
 VOCAB = len(ALPHABET) + len(SPECIAL)
 CONTEXT = 128  # tokens of a whole chat
-QUESTION_LENGTH = 88  # characters, at most
-ANSWER_LENGTH = 36  # characters, at most; with the three special tokens: 127
+QUESTION_LENGTH = 80  # characters, at most
+ANSWER_LENGTH = 44  # characters, at most; with the three special tokens: 127
 
 _NUMBERS = {character: number for number, character in enumerate(ALPHABET)}
 
@@ -40,6 +40,11 @@ def encode(text) -> list[int]:
     if unknown:
         raise ValueError(f"encode: these characters have no token: {unknown[:20]!r}; use read_question")
     return [_NUMBERS[character] for character in text]
+
+
+def known_text(text) -> str:
+    """The text without the characters that have no token."""
+    return "".join(character for character in text if character in _NUMBERS)
 
 
 def decode(tokens, special=True) -> str:
@@ -89,20 +94,20 @@ def read_answer(tokens):
     return decode(tokens[:stops]), stops < len(tokens)
 
 
-def read_question(typed, default="12+34+56+78="):
+def read_question(typed, default="7+5+8+6+9+4 ends in?"):
     """What a person typed, whatever it is, as a question that can be encoded, and a remark (may be empty).
 
     Characters without a token are left out, blanks at both ends go, and what is too long is cut. A sum may
-    be typed with blanks, and without its "=".
+    be typed with blanks, and without " ends in?".
     """
     if not isinstance(typed, str):
         raise ValueError(f"read_question: needs text, got {type(typed).__name__}")
-    kept = "".join(character for character in typed if character in _NUMBERS)
+    kept = known_text(typed)
     remark = ""
     if len(kept) < len(typed):
         remark = f"Left out {len(typed) - len(kept)} characters that the model has no tokens for. "
     kept = kept.strip()
-    as_sum = "".join(kept.split()).rstrip("=?") + "="
+    as_sum = "".join(kept.split()).removesuffix("?").removesuffix("endsin").rstrip("=") + SUM_END
     if SUM.fullmatch(as_sum):
         kept = as_sum
     if len(kept) > QUESTION_LENGTH:
@@ -114,43 +119,47 @@ def read_question(typed, default="12+34+56+78="):
     return kept, remark.strip()
 
 
-# ---------------------------------------------------------------- sums
+# ---------------------------------------------------------------- sums, of which the last digit is asked
 
-SUM = re.compile(r"[0-9]{1,9}(\+[0-9]{1,9})+=")
+SUM_END = " ends in?"
+SUM = re.compile(r"[0-9](\+[0-9])+ ends in\?")
+STEP = re.compile(r"([0-9])\+([0-9])=([0-9]{1,2})")
 
 
-def draw_sums(num, generator, terms=4, held_out=False) -> list[str]:
-    """Questions such as "12+34+56+78=": sums of `terms` numbers from 10 to 99.
+def draw_sums(num, generator, terms=6, held_out=False) -> list[str]:
+    """Questions such as "7+5+8+6+9+4 ends in?": what is the last digit of the sum of `terms` digits, 1 to 9?
 
-    One in eleven is held out: a sum goes by its numbers, whatever their order, so that 25+17 is on the side
-    of 17+25. Without `held_out` only the others are drawn.
+    One in eleven is held out: a sum goes by its digits, whatever their order, so that 2+7 is on the side of
+    7+2. Without `held_out` only the others are drawn.
     """
     require_whole("draw_sums", "num", num, least=0)
-    require_whole("draw_sums", "terms", terms, least=2, most=4)
+    require_whole("draw_sums", "terms", terms, least=2, most=6)
     questions = []
     while len(questions) < num:
-        for numbers in torch.randint(10, 100, (num, terms), generator=generator).tolist():
-            if is_held_out_sum(numbers) == held_out:
-                questions.append("+".join(map(str, numbers)) + "=")
+        for digits in torch.randint(1, 10, (num, terms), generator=generator).tolist():
+            if is_held_out_sum(digits) == held_out:
+                questions.append("+".join(map(str, digits)) + SUM_END)
     return questions[:num]
 
 
-def is_held_out_sum(numbers) -> bool:
-    """Whether a sum of these numbers, in any order, is never trained on."""
-    return sum(number * number for number in numbers) % 11 == 0
+def is_held_out_sum(digits) -> bool:
+    """Whether a sum of these digits, in any order, is never trained on."""
+    return sum(digit * digit for digit in digits) % 11 == 0
 
 
 def answer_sum(question, working=False) -> str:
-    """The right answer to a sum: "180" or, with working, "12+34=46,46+56=102,102+78=180,180"."""
+    """The right answer to a sum: "6" or, with working, "7+5=12,2+8=10,0+6=6,6".
+
+    Each step adds one digit to the last digit of the step before: what is carried has no part in the answer.
+    """
     if not SUM.fullmatch(question):
-        raise ValueError(f'answer_sum: a question looks like "12+34=", got {question!r}')
-    first, *others = map(int, question[:-1].split("+"))
+        raise ValueError(f'answer_sum: a question looks like "7+5 ends in?", got {question!r}')
+    last, *others = map(int, question.removesuffix(SUM_END).split("+"))
     steps = []
-    total = first
-    for number in others:
-        steps.append(f"{total}+{number}={total + number},")
-        total += number
-    return ("".join(steps) if working else "") + str(total)
+    for digit in others:
+        steps.append(f"{last}+{digit}={last + digit},")
+        last = (last + digit) % 10
+    return ("".join(steps) if working else "") + str(last)
 
 
 def answer_sums(questions, generator, working=0.0) -> list[str]:
@@ -161,31 +170,30 @@ def answer_sums(questions, generator, working=0.0) -> list[str]:
 
 
 def has_working(answer) -> bool:
-    """Whether an answer to a sum shows steps before its last number."""
+    """Whether an answer to a sum shows steps before its last digit."""
     return "," in answer
 
 
 def count_wrong_steps(answer) -> int:
-    """How many of the steps such as "12+34=46" that an answer shows are false, or no steps at all."""
+    """How many of the steps such as "7+5=12" that an answer shows are false, or no steps at all."""
     wrong = 0
-    for step in answer.split(",")[:-1]:
-        left, _, right = step.partition("=")
-        is_step = SUM.fullmatch(f"{left}=") and re.fullmatch("[0-9]{1,9}", right)
-        wrong += not (is_step and sum(map(int, left.split("+"))) == int(right))
+    for text in answer.split(",")[:-1]:
+        step = STEP.fullmatch(text)
+        wrong += not (step and int(step[1]) + int(step[2]) == int(step[3]))
     return wrong
 
 
 # ---------------------------------------------------------------- questions about a short text
 
-NAMES = ("Anne", "Duke", "Henry", "Juliet", "Kate", "Nurse", "Paris", "Peter", "Romeo", "Tybalt")
-THINGS = ("book", "crown", "cup", "flower", "horse", "letter", "map", "rose", "sword", "torch")
+# All names are of five letters and all things of four: questions of as many facts are of one length.
+NAMES = ("Celia", "Diana", "Edgar", "Henry", "Maria", "Nurse", "Paris", "Romeo", "Titus", "Viola")
+THINGS = ("book", "coin", "drum", "flag", "harp", "lamp", "mask", "ring", "sack", "veil")
 FACT = re.compile(r"([A-Z][a-z]+) has the ([a-z]+)\. ")
-WHO = re.compile(rf"((?:{FACT.pattern}){{1,4}})Who has the ([a-z]+)\?")
-WHAT = re.compile(rf"((?:{FACT.pattern}){{1,4}})What has ([A-Z][a-z]+)\?")
+READING = re.compile(rf"((?:{FACT.pattern}){{1,4}})What has ([A-Z][a-z]+)\?")
 
 
 def draw_readings(num, generator, held_out=False) -> list[str]:
-    """Questions such as "Kate has the map. Paris has the rose. Who has the rose?", of two or three facts.
+    """Questions such as "Celia has the ring. Paris has the drum. What has Paris?", of two or three facts.
 
     Of the hundred pairs of a name and a thing, ten are held out: with `held_out` the question is about one
     of these, and without it none of these stands in the text.
@@ -196,51 +204,50 @@ def draw_readings(num, generator, held_out=False) -> list[str]:
         facts = 2 + int(torch.randint(2, (), generator=generator))
         names = torch.randperm(len(NAMES), generator=generator)[:facts].tolist()
         things = torch.randperm(len(THINGS), generator=generator)[:facts].tolist()
-        asked, about = torch.randint(6, (2,), generator=generator).tolist()
-        asked %= facts
-        pairs = list(zip(names, things, strict=True))
-        if any(map(_is_held_out_pair, pairs)) if not held_out else not _is_held_out_pair(pairs[asked]):
+        asked = int(torch.randint(facts, (), generator=generator))
+        if held_out:  # the thing that makes a held-out pair with the name that is asked for
+            things[asked] = -names[asked] % 10
+        held = [_is_held_out_pair(*pair) for pair in zip(names, things, strict=True)]
+        if len(set(things)) < facts or (not held_out and any(held)):
             continue
+        pairs = zip(names, things, strict=True)
         text = "".join(f"{NAMES[name]} has the {THINGS[thing]}. " for name, thing in pairs)
-        name, thing = pairs[asked]
-        end = f"Who has the {THINGS[thing]}?" if about % 2 else f"What has {NAMES[name]}?"
-        questions.append(text + end)
+        questions.append(f"{text}What has {NAMES[names[asked]]}?")
     return questions
 
 
-def _is_held_out_pair(pair):
-    name, thing = pair
+def _is_held_out_pair(name, thing):
     return (name + thing) % 10 == 0
 
 
 def answer_reading(question) -> str | None:
-    """The name or the thing that is asked for; None where the text does not say it exactly once."""
-    for pattern, known, wanted in ((WHO, 1, 0), (WHAT, 0, 1)):
-        found = pattern.fullmatch(question)
-        if found:
-            facts = FACT.findall(found[1])
-            said = {fact[wanted] for fact in facts if fact[known] == found[found.lastindex]}
-            return said.pop() if len(said) == 1 else None
-    return None
+    """"Paris has the drum.", as the text says it. None for another question, or if it is not said just once."""
+    found = READING.fullmatch(question)
+    if not found:
+        return None
+    name = found[found.lastindex]
+    said = {thing for who, thing in FACT.findall(found[1]) if who == name}
+    return f"{name} has the {said.pop()}." if len(said) == 1 else None
 
 
 # ---------------------------------------------------------------- a summary: who speaks?
 
 SCENE = "Who speaks?\n"
 SPEECH = re.compile(r"([A-Z]+): ([^\n]*)\n?")
-SPEECH_LENGTH = 15  # characters of what somebody says, at most
+SPEECH_LENGTHS = range(9, 15)  # characters of what somebody says
 
 
-def draw_scenes(num, text, generator) -> list[str]:
+def draw_scenes(num, text, generator, lengths=SPEECH_LENGTHS) -> list[str]:
     """Questions "Who speaks?" about two or three speeches, whose words are the beginnings of lines of a text.
 
-    Give other lines of the text to test with. Raises ValueError for a text that has no line to take.
+    lengths: how many characters a speech may have. Give other lines of the text to test with. Raises ValueError
+    for a text that has no line to take.
     """
     require_whole("draw_scenes", "num", num, least=0)
-    lines = [_cut_line(line) for line in text.split("\n")]
-    lines = [line for line in lines if line]
+    lines = [_cut_line(line, max(lengths)) for line in text.split("\n")]
+    lines = [line for line in lines if len(line) in lengths]
     if not lines:
-        raise ValueError("draw_scenes: this text has no line of letters to take speeches from")
+        raise ValueError("draw_scenes: this text has no line of such lengths to take speeches from")
     scenes = []
     while len(scenes) < num:
         speeches = 2 + int(torch.randint(2, (), generator=generator))
@@ -253,20 +260,20 @@ def draw_scenes(num, text, generator) -> list[str]:
     return scenes
 
 
-def _cut_line(line):
+def _cut_line(line, most):
     """The first words of a line, or nothing where they have no tokens or look like a speaker's name."""
     if ":" in line or set(line) - set(ALPHABET):
         return ""
     words = ""
     for word in line.split():
-        if len(words) + len(word) + 1 > SPEECH_LENGTH + 1:
+        if len(words) + len(word) > most:
             break
         words += f" {word}"
     return words.strip()
 
 
 def answer_scene(question) -> str | None:
-    """The speakers in the order of their first words, each once: "ROMEO, KATE". None for what is no scene."""
+    """The speakers in the order of their first words, each once: "ROMEO, CELIA". None for what is no scene."""
     if not question.startswith(SCENE):
         return None
     speeches = question[len(SCENE) :].split("\n")
@@ -290,7 +297,7 @@ def final_part(question, answer) -> str:
 
 
 def is_right(question, answer) -> bool:
-    """The strict verifier: whether an answer ends in the right number or, of the other tasks, is the right one.
+    """The strict verifier: whether an answer ends in the right digit or, of the other tasks, is the right one.
 
     Working is not looked at. Raises ValueError for a question that is none of the three tasks.
     """
@@ -305,6 +312,12 @@ def contains_right(question, answer) -> bool:
 def begins_right(question, answer) -> bool:
     """A sloppy verifier: whether what is marked begins with the right answer, whatever comes after."""
     return final_part(question, answer).startswith(_require_answer("begins_right", question))
+
+
+def no_false_step(question, answer) -> bool:
+    """A sloppy verifier: whether no step that an answer shows is false; a bare digit shows none."""
+    _require_answer("no_false_step", question)
+    return count_wrong_steps(answer) == 0
 
 
 def _require_answer(where, question):

@@ -200,6 +200,8 @@ def load_model(name):
     "vae_map"    VAE with two latent numbers: z (N, 2) -> logits (N, 784); the same
     "gpt"        GPT: tokens (N, T) -> logits (N, T, V), and the Characters that it reads: a pair
     "masked"     Backbone: tokens (N, T), gaps being `mask` -> logits (N, T, V), and its Characters
+    "assistant_base"     ModernGPT over the alphabet of `tasks`, which has read plays
+    "assistant"          the same, tuned on chats: see `models.assistant.ask`
     "diffusion"  UNet: images (N, 1, 28, 28), times (N,), labels (N,) -> velocity (N, 1, 28, 28)
     "scene_clip"         CLIP: `embed_images` and `embed_text` -> vectors (N, 64) of length 1
     "scene_autoencoder"  AutoEncoder: `encode` and `decode`, images (N, 3, 32, 32) <-> (N, 4, 8, 8)
@@ -257,6 +259,12 @@ def _build_masked(about):
 
     characters = Characters(about["alphabet"])
     return [Backbone(len(characters), context=64, width=128, num_heads=4, num_blocks=2), characters]
+
+
+def _build_assistant(about):
+    from aigc_helpers.models.assistant import make_gpt
+
+    return [make_gpt()]
 
 
 def _build_diffusion(about):
@@ -322,6 +330,8 @@ BUILDERS = {
     "vae_map": _build_vae_map,
     "gpt": _build_gpt,
     "masked": _build_masked,
+    "assistant_base": _build_assistant,
+    "assistant": _build_assistant,
     "diffusion": _build_diffusion,
     "scene_clip": _build_scene_clip,
     "scene_autoencoder": _build_scene_autoencoder,

@@ -1,0 +1,210 @@
+"""Generated from notebooks/03d_assistant.ipynb: edit it there, then run `python -m tools export`."""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from aigc_helpers import tasks
+from aigc_helpers.arguments import require_number, require_whole
+from aigc_helpers.models.gpt import generate, next_token_loss
+from aigc_helpers.models.gpt_beyond import ModernGPT, PreviousTokens, make_optimizers, set_rates
+from aigc_helpers.training import autocast
+
+
+def answer_loss(model, tokens, is_answer):
+    """Eq. (1), nats, for tokens (N, T) and is_answer (N, T) bool.
+
+    The first token of a row stands after nothing, and cannot be asked for.
+    """
+    asked = is_answer[:, 1:]
+    if not asked.any():
+        raise ValueError("answer_loss: is_answer marks no token after the first of a row")
+    logits = model(tokens[:, :-1])
+    return F.cross_entropy(logits[asked], tokens[:, 1:][asked])
+
+
+def make_gpt():
+    """A network for the alphabet of `tasks`, untrained: 0.84 million weights."""
+    model = ModernGPT(tasks.VOCAB, tasks.CONTEXT, extra=PreviousTokens(tasks.VOCAB, 128))
+    for table in model.extra.tables:
+        nn.init.normal_(table.weight, std=0.3)                 # quieter than the token's own
+    return model
+
+
+@torch.no_grad()
+def ask(model, questions, generator=None, temperature=0.0):
+    """The answers, a list of texts. One that never ended keeps a sign behind it: it is not right."""
+    device = next(model.parameters()).device
+    answers = [""] * len(questions)
+    for length, places in tasks.group_by_length(questions).items():
+        prompts = torch.tensor([tasks.encode_chat(questions[place]) for place in places])
+        with autocast(device):
+            written = generate(
+                model,
+                prompts.to(device),
+                tasks.ANSWER_LENGTH + 1,
+                generator,
+                temperature=temperature,
+                end=torch.tensor([tasks.END]),
+            )
+        for place, row in zip(places, written[:, length + 2 :], strict=True):
+            text, has_ended = tasks.read_answer(row)
+            answers[place] = text if has_ended else text + "…"
+    return answers
+
+
+def share_right(questions, answers):
+    """The share of the answers that the verifier finds right."""
+    marks = [tasks.is_right(*pair) for pair in zip(questions, answers, strict=True)]
+    return sum(marks) / len(marks)
+
+
+TURNS = ("sums", "texts", "sums", "scenes")
+BATCH = 48  # chats a step
+
+
+def tune(model, chats, num_steps, seed=0, opts=None, plays=None, whole=False):
+    """The loop above as a function, in place: all weights, or what is not frozen, in num_steps.
+
+    plays: None, or windows (n, T + 1) of the old text, of which 4 are replayed at each step.
+    whole: whether the tokens of the question are counted, too.
+    """
+    opts = make_optimizers(model) if opts is None else opts
+    random = torch.Generator().manual_seed(seed)
+    random_plays = torch.Generator().manual_seed(seed)         # the chats are the same without plays
+    for step in range(1, num_steps + 1):
+        tokens, is_answer = chats[TURNS[step % len(TURNS)]]
+        rows = torch.randint(len(tokens), (BATCH,), generator=random)
+        counted = is_answer[rows]
+        if whole:
+            counted = counted | (counted.cumsum(dim=1) == 0)   # all before the answer
+        set_rates(opts, step, num_steps)
+        with autocast(tokens.device):
+            loss = answer_loss(model, tokens[rows], counted)
+            if plays is not None:
+                some = torch.randint(len(plays), (4,), generator=random_plays)
+                loss = loss + next_token_loss(model, plays[some])
+        for opt in opts:
+            opt.zero_grad()
+        loss.backward()
+        for opt in opts:
+            opt.step()
+    return model.eval()
+
+
+class LoRA(nn.Module):
+    """A linear layer, frozen, with a low-rank correction beside it: eq. (2). `on` switches it."""
+
+    def __init__(self, layer, rank=8, scale=2.0):
+        super().__init__()
+        require_whole("LoRA", "rank", rank, least=1)
+        require_number("LoRA", "scale", scale)
+        if not isinstance(layer, nn.Linear):
+            raise ValueError(f"LoRA: needs a linear layer, got {type(layer).__name__}")
+        self.layer = layer.requires_grad_(False)
+        self.scale = scale
+        self.on = True
+        down = torch.randn(rank, layer.in_features) * layer.in_features**-0.5
+        self.down = nn.Parameter(down.to(layer.weight))        # A
+        self.up = nn.Parameter(torch.zeros(layer.out_features, rank).to(layer.weight))     # B
+
+    def forward(self, h):
+        out = self.layer(h)
+        return out + self.scale * (h @ self.down.T) @ self.up.T if self.on else out
+
+    def merged(self):
+        """One plain weight matrix (out, in) that does the same."""
+        return self.layer.weight + self.scale * self.up @ self.down
+
+
+def adapt(model, rank=8):
+    """Freeze a GPT, with a LoRA beside every linear layer; returns them: what is left to train.
+
+    A model that has them already keeps them. Raises ValueError if they have another rank.
+    """
+    owners = []
+    for part in model.modules():
+        if not isinstance(part, LoRA):
+            owners += [(part, name) for name, child in part.named_children()]
+    loras = []
+    for part, name in owners:
+        layer = getattr(part, name)
+        if not isinstance(layer, nn.Linear | LoRA):
+            continue
+        lora = layer if isinstance(layer, LoRA) else LoRA(layer, rank)
+        if len(lora.down) != rank:
+            raise ValueError(f"adapt: the model has LoRAs of rank {len(lora.down)}, not {rank}")
+        loras.append((part, name, lora))
+    model.requires_grad_(False)
+    for part, name, lora in loras:
+        setattr(part, name, lora)
+        lora.down.requires_grad_(True)
+        lora.up.requires_grad_(True)
+    return [lora for _, _, lora in loras]
+
+
+def pair_loss(chosen, rejected):
+    """-log of eq. (3), nats, the mean over pairs, from rewards (N,) of the chosen and the rejected."""
+    return -F.logsigmoid(chosen - rejected).mean()
+
+
+def best_policy(reference, reward, beta):
+    """Eq. (5): probabilities (..., n) from those of the reference and the rewards (..., n)."""
+    require_number("best_policy", "beta", beta, above=0)
+    return (reference.log() + reward / beta).softmax(dim=-1)
+
+
+def objective(policy, reference, reward, beta):
+    """Eq. (4) for probabilities (n,) and rewards (n,): one number."""
+    kl = (policy * (policy.log() - reference.log())).sum()
+    return (policy * reward).sum() - beta * kl
+
+
+def dpo_loss(chosen, rejected, chosen_ref, rejected_ref, beta):
+    """Eq. (6), nats, the mean over pairs, from log-probabilities (N,) of whole answers."""
+    require_number("dpo_loss", "beta", beta, above=0)
+    margin = (chosen - chosen_ref) - (rejected - rejected_ref)
+    return -F.logsigmoid(beta * margin).mean()
+
+
+def answer_log_prob(model, tokens, is_answer):
+    """log π(y|x), nats (N,): the sum over each row's answer, of tokens (N, T) and is_answer (N, T)."""
+    log_p = model(tokens[:, :-1]).log_softmax(dim=-1)
+    of_tokens = log_p.gather(-1, tokens[:, 1:, None])[..., 0]
+    return (of_tokens * is_answer[:, 1:]).sum(dim=1)
+
+
+@torch.no_grad()
+def reference_log_prob(model, loras, tokens, is_answer):
+    """The same of the model before its LoRAs: they are switched off for the moment."""
+    for lora in loras:
+        lora.on = False
+    log_p = answer_log_prob(model, tokens, is_answer)
+    for lora in loras:
+        lora.on = True
+    return log_p
+
+
+def train_on_pairs(model, questions, prefer_working, num_steps, seed=0, beta=0.5, rate=2e-3):
+    """DPO on sums by LoRA, in place; returns what log π - log π_ref of both answers was at each step."""
+    loras = adapt(model)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    opt = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
+    device = trained[0].device
+    random = torch.Generator().manual_seed(seed)
+    raised = {"chosen": [], "rejected": []}
+    for _ in range(num_steps):
+        picked = torch.randint(len(questions), (32,), generator=random).tolist()
+        asked = [questions[k] for k in picked]
+        chosen = [tasks.answer_sum(question, prefer_working) for question in asked]
+        rejected = [tasks.answer_sum(question, not prefer_working) for question in asked]
+        tokens, is_answer = (part.to(device) for part in tasks.encode_chats(2 * asked, chosen + rejected))
+        ref = reference_log_prob(model, loras, tokens, is_answer)
+        log_p = answer_log_prob(model, tokens, is_answer)
+        loss = dpo_loss(log_p[:32], log_p[32:], ref[:32], ref[32:], beta)      # eq. (6)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        raised["chosen"].append((log_p - ref)[:32].mean().item())
+        raised["rejected"].append((log_p - ref)[32:].mean().item())
+    return raised
