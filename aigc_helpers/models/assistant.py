@@ -59,7 +59,7 @@ def share_right(questions, answers):
     return sum(marks) / len(marks)
 
 
-TURNS = ("sums", "texts", "sums", "scenes")
+TURNS = ("texts", "sums", "texts", "scenes")
 BATCH = 48  # chats a step
 
 

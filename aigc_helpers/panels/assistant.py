@@ -23,7 +23,7 @@ MONO = {"family": "monospace", "parse_math": False}
 PER_ROW = 44  # characters in a row of an answer
 NUM_BARS = 10
 QUESTIONS = (
-    "7+5+8+6+9+4=",
+    "7+5+8+6+9+4 ends in?",
     "Celia has the ring. Paris has the drum. What has Paris?",
     "Who speaks?\nROMEO: Good night\nNURSE: My dear lady\nROMEO: Fare thee well",
 )
@@ -355,16 +355,16 @@ def _draw_candidates(ax, p, taken, place):
 
 # ---------------------------------------------------------------- the panel Preference
 
-ASKED = "7+5+8="
+ASKED = "7+5+8 ends in?"
 CANDIDATES = (
+    "0",
+    "7+5=12,2+8=10,0",
+    "1",
+    "7+5=12,2+8=11,1",
     "20",
-    "7+5=12,12+8=20,20",
-    "21",
-    "7+5=12,12+8=21,21",
-    "200",
-    "7+5=13,13+8=21,21",
+    "7+5=13,3+8=11,1",
 )
-FEATURES = ("shows working", "the number is right", "length / 10")
+FEATURES = ("shows working", "the digit is right", "length / 10")
 RATERS = {"by hand": None, "in a hurry": "short", "careful": "right", "likes to see working": "working"}
 PRIOR = 0.1  # keeps the weights small where the choices say nothing
 

@@ -23,7 +23,7 @@ SEEDS = (0, 1, 2)
 NUM_STEPS = 300
 NUM_CHATS = 6000
 NUM_ASKED = 120
-WORKING = 0.5
+WORKING = 0.35
 DECIMALS = {"sums right, %": 1, "texts right, %": 1, "scenes right, %": 1, "loss of the plays": 2}
 
 
