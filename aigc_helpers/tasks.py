@@ -3,8 +3,8 @@
     questions = draw_sums(1000, generator)              # "7+5+8+6+9+4 ends in?", ...
     answers = [answer_sum(question, working=True) for question in questions]
     tokens, is_answer = encode_chats(questions, answers)        # (N, T) whole numbers, (N, T) bool
-    right_answer("7+5+8 ends in?")                      # "0", worked out from the question itself
-    is_right("7+5+8 ends in?", "7+5=12,2+8=10,0")       # True: only the end counts
+    right_answer("7+5+8 ends in?")                      # "in 0", worked out from the question itself
+    is_right("7+5+8 ends in?", "7+5=12,2+8=10,in 0")    # True: only the end counts
 
 A question is one line of text, and says by itself which of the three tasks it is. Its right answer is
 computed from the question, never stored beside it, so that what a person types can be marked as well.
@@ -148,7 +148,7 @@ def is_held_out_sum(digits) -> bool:
 
 
 def answer_sum(question, working=False) -> str:
-    """The right answer to a sum: "6" or, with working, "7+5=12,2+8=10,0+6=6,6".
+    """The right answer to a sum: "in 6" or, with working, "7+5=12,2+8=10,0+6=6,in 6".
 
     Each step adds one digit to the last digit of the step before: what is carried has no part in the answer.
     """
@@ -159,7 +159,7 @@ def answer_sum(question, working=False) -> str:
     for digit in others:
         steps.append(f"{last}+{digit}={last + digit},")
         last = (last + digit) % 10
-    return ("".join(steps) if working else "") + str(last)
+    return ("".join(steps) if working else "") + f"in {last}"
 
 
 def answer_sums(questions, generator, working=0.0) -> list[str]:
@@ -305,8 +305,8 @@ def is_right(question, answer) -> bool:
 
 
 def contains_right(question, answer) -> bool:
-    """A sloppy verifier: whether the right answer stands anywhere in what was written."""
-    return _require_answer("contains_right", question) in answer
+    """A sloppy verifier: whether the right answer's last word, or digit, stands anywhere in what was written."""
+    return _require_answer("contains_right", question).split()[-1] in answer
 
 
 def begins_right(question, answer) -> bool:

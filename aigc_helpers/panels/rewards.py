@@ -38,15 +38,15 @@ from aigc_helpers.tasks import (
 from aigc_helpers.weights import load_model
 
 SEED = 0
-QUESTION = "12+34+56+78="
+QUESTION = "7+5+8+6+9+4 ends in?"
 MONO = {"family": "monospace", "parse_math": False}
 CHARACTER = 0.602 / 72  # inches that a character of the monospaced font takes, for each point of size
 LONGEST_SHOWN = 44  # characters of an answer in a picture
 RIGHT, WRONG = "✓", "✗"
 VERIFIERS = {
-    "strict: the last number is right": is_right,
+    "strict: the last digit is right": is_right,
     "sloppy: no step shown is false": no_false_step,
-    "sloppy: the right number is somewhere": contains_right,
+    "sloppy: the right digit is somewhere": contains_right,
 }
 
 
@@ -85,10 +85,10 @@ def _box(ax, x, y, width, name, below):
 
 
 EXAMPLE = (  # answer, reward, advantage: of a group of four, marked by hand
-    ("170", 0, -0.5),
-    ("12+34=46,46+56=102,102+78=180,180", 1, 0.5),
-    ("183", 0, -0.5),
-    ("12+34=46,46+56=102,102+78=180,180", 1, 0.5),
+    ("4", 0, -0.5),
+    ("7+5=12,2+8=10,0+6=6,6+9=15,5+4=9,9", 1, 0.5),
+    ("7", 0, -0.5),
+    ("7+5=12,2+8=10,0+6=6,6+9=15,5+4=9,9", 1, 0.5),
 )
 
 
@@ -96,7 +96,7 @@ def loop_diagram():
     """Figure: a question, four answers of the policy, their rewards and advantages, and back."""
     fig, ax = plotting.canvas(3.35, width=8.8)
     boxes = (
-        (0.15, 1.45, "question", "12+34+56+78="),
+        (0.15, 1.45, "question", "7+5+8+6+9+4"),
         (2.1, 1.35, "policy", "the GPT writes"),
         (3.95, 1.35, "verifier", "right: 1, else 0"),
         (5.8, 1.35, "compare", "with the group"),
@@ -267,8 +267,8 @@ def answer(models=None, question=QUESTION):
     """Three answers of each model to the reader's sum, coloured by how sure the model was.
 
     models: dict name -> model; without it, the kept ones, before and after reward.
-    What moves: the sum, the temperature, another draw. What to see: before, mostly a bare number,
-    often wrong, and in doubt about its digits; after, the working first, and then hardly a doubt.
+    What moves: the sum, the temperature, another draw. What to see: before, mostly a bare digit,
+    mostly wrong, and no surer of it than of others; after, the working first, and hardly a doubt.
     """
     if models is None:
         models = {"before reward": load_model("assistant"), "after reward": load_model("assistant_rewarded")}
