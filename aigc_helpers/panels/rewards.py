@@ -85,10 +85,10 @@ def _box(ax, x, y, width, name, below):
 
 
 EXAMPLE = (  # answer, reward, advantage: of a group of four, marked by hand
-    ("4", 0, -0.5),
-    ("7+5=12,2+8=10,0+6=6,6+9=15,5+4=9,9", 1, 0.5),
-    ("7", 0, -0.5),
-    ("7+5=12,2+8=10,0+6=6,6+9=15,5+4=9,9", 1, 0.5),
+    ("in 4", 0, -0.5),
+    ("7+5=12,2+8=10,0+6=6,6+9=15,5+4=9,in 9", 1, 0.5),
+    ("in 7", 0, -0.5),
+    ("7+5=12,2+8=10,0+6=6,6+9=15,5+4=9,in 9", 1, 0.5),
 )
 
 
@@ -450,7 +450,7 @@ def one_update(start=None, question=QUESTION, rate=1e-4, group=8):
 def _draw_group(ax, state, rewards, advantages, name):
     ax.set(xlim=(0, 6.6), ylim=(0, 3.3))
     ax.set_axis_off()
-    heads = ((0.1, "answer"), (3.55, "reward"), (4.15, name), (5.0, "probability times"))
+    heads = ((0.1, "answer"), (3.3, "reward"), (3.95, name), (5.0, "probability times"))
     for x, words in heads:
         ax.text(x, 3.12, words, fontsize=9.5, color=plotting.GREY, va="center")
     ax.plot([5.75, 5.75], [0.1, 2.95], color=plotting.GREY, linewidth=0.8)
@@ -459,9 +459,9 @@ def _draw_group(ax, state, rewards, advantages, name):
         y = 2.78 - 0.37 * k
         reward = rewards[k].item()
         colour = _colour(RIGHT if reward else WRONG)
-        ax.text(0.1, y, text[:36], fontsize=9, va="center", **MONO)
-        ax.text(3.72, y, f"{reward:.0f}", fontsize=10, va="center", color=colour)
-        ax.text(4.2, y, f"{advantages[k].item():+.2f}", fontsize=10, va="center", color=colour)
+        ax.text(0.1, y, text[:39], fontsize=9, va="center", **MONO)
+        ax.text(3.5, y, f"{reward:.0f}", fontsize=10, va="center", color=colour)
+        ax.text(4.0, y, f"{advantages[k].item():+.2f}", fontsize=10, va="center", color=colour)
         change = factors[k].clamp(-2.0, 2.0).item()
         bar = plotting.GREEN if change > 0 else plotting.ORANGE
         ax.barh([y], [0.32 * change], 0.2, left=5.75, color=bar)
@@ -604,7 +604,7 @@ def _draw_shown(ax, shown, at):
         y = 1.2 - 0.32 * k
         mark = _mark(question, text)
         ax.text(0.0, y, question, fontsize=9.5, va="center", **MONO)
-        ax.text(1.15, y, text[:40], fontsize=9.5, va="center", **MONO)
+        ax.text(1.75, y, text[:44], fontsize=9.5, va="center", **MONO)
         ax.text(6.0, y, mark, fontsize=12, va="center", color=_colour(mark))
 
 
