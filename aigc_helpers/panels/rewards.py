@@ -107,9 +107,10 @@ def loop_diagram():
     arrow = {"arrowstyle": "->", "color": plotting.INK, "linewidth": 1.8}
     for (x, width, *_), (following, *_) in zip(boxes, boxes[1:], strict=False):
         ax.annotate("", (following - 0.04, 2.81), (x + width + 0.04, 2.81), arrowprops=arrow)
-    back = arrow | {"connectionstyle": "bar,fraction=0.055"}
-    ax.annotate("", (2.75, 2.4), (8.15, 2.4), arrowprops=back)
-    ax.text(5.4, 1.9, "what did better than its group becomes likelier", fontsize=9.5, ha="center")
+    ax.plot([8.15, 8.15, 2.77], [2.4, 2.12, 2.12], color=plotting.INK, linewidth=1.8)
+    ax.annotate("", (2.77, 2.42), (2.77, 2.1), arrowprops=arrow)
+    words = "and again: what did better than its group becomes likelier"
+    ax.text(5.45, 1.92, words, fontsize=9.5, ha="center", va="center")
     for x, words in ((2.1, "four answers"), (5.45, "reward"), (6.35, "advantage")):
         ax.text(x, 1.5, words, fontsize=9.5, color=plotting.GREY)
     for k, (text, reward, advantage) in enumerate(EXAMPLE):
@@ -134,8 +135,9 @@ def three_answers(names, before, gradient, after):
         signed = min(values) < 0
         ax.bar(places, values, 0.6, color=colours if signed else plotting.BLUE)
         ax.axhline(0, color=plotting.INK, linewidth=0.8)
-        span = max(values) - min(0.0, min(values))
-        ax.set_ylim(min(0.0, min(values)) - 0.18 * span * signed, max(values) + 0.18 * span)
+        highest = max(values) if signed else 0.5
+        span = highest - min(0.0, min(values))
+        ax.set_ylim(min(0.0, min(values)) - 0.18 * span * signed, highest + 0.18 * span)
         for place, value in zip(places, values, strict=True):
             below = value < 0
             text = f"{value:+.2f}" if signed else f"{value:.3f}"
@@ -155,7 +157,8 @@ def two_histograms(estimates, truth):
     for ax, colour, (name, values) in zip(axes, colours, estimates.items(), strict=False):
         ax.hist(values.tolist(), bins=60, color=colour)
         ax.axvline(truth, color=plotting.INK, linestyle=":", linewidth=1.3)
-        ax.set(yticks=[], xlabel="estimate of one slope", title=name)
+        ax.set(yticks=[], xlabel="estimate of the slope for c")
+        ax.set_title(name, fontsize=9.5)
     return fig
 
 
@@ -504,6 +507,17 @@ class _Run:
         _, _, texts = sample_answers(self.policy, questions, _generator(len(self.log)))
         self.shown.append(list(zip(questions, texts, strict=True)))
 
+    def show_record(self, policy, losses):
+        """Another training in place of its own: what the page recorded, and the policy it ended with."""
+        self.policy = policy
+        rows = zip(losses["right"], losses["with working"], losses["length"], strict=True)
+        self.log = [
+            {"rewarded": right, "right": right, "with working": working, "length": length}
+            for right, working, length in rows
+        ][: self.most]
+        self.shown = self.shown[:1] * len(self.log)
+        self.look()
+
     def update(self, group, verifier, beta, divide):
         if len(self.log) >= self.most:
             return
@@ -517,18 +531,20 @@ class _Run:
         self.look()
 
 
-def training(start=None, most=150, rate=4e-4, first=0):
+def training(start=None, finished=None, losses=None, most=100, rate=2e-4):
     """A training on 64 answers an update, live: what the verifier rewards, and what is right.
 
     start: the policy before reward; without it, the one that is kept.
-    first: how many updates stand there before the reader runs any.
+    finished, losses: the policy that the page has trained, and its history's losses, for readers
+    without a kernel.
     What moves: the verifier, the group's size, the KL term's beta, the division by the spread; "look
     back" shows the answers of earlier updates. What to see: with the strict verifier the working
     comes, and right answers with it; with a sloppy one the reward rises, and what is right does not.
     """
     start = frozen(load_model("assistant") if start is None else start)
+    finished = None if finished is None else frozen(finished)
     state = _Run(start, most, rate)
-    margins = {"left": 0.09, "right": 0.98, "top": 0.97, "bottom": 0.09, "hspace": 0.35}
+    margins = {"left": 0.07, "right": 0.98, "top": 0.97, "bottom": 0.02, "hspace": 0.3}
     figure = plotting.ReusableFigure(6.6, 4.1, margins, nrows=2)
     latest = {}
 
@@ -543,23 +559,15 @@ def training(start=None, most=150, rate=4e-4, first=0):
     def tick():
         state.update(**latest)
 
-    def after(updates, verifier):
-        """A frame of the storyboard: after so many updates with one verifier."""
-
-        def change():
-            state.restart()
-            for _ in range(updates):
-                state.update(8, VERIFIERS[verifier], 0.0, False)
-            return {"verifier": verifier}
-
-        return change
-
-    names = list(VERIFIERS)
+    frames = [("Before any update", {})]
+    if finished is not None:
+        name = "The page's own training, at its end"
+        frames.append((name, lambda: state.show_record(finished, losses)))
     return Panel(
         "Training",
         draw,
         {
-            "verifier": choice("verifier", names),
+            "verifier": choice("verifier", list(VERIFIERS)),
             "group": choice("group size", [2, 4, 8, 16, 32], 8),
             "beta": slider("β of KL", 0.0, 0.5, 0.0, step=0.02),
             "divide": switch("divide by the group's spread", False),
@@ -567,11 +575,7 @@ def training(start=None, most=150, rate=4e-4, first=0):
         },
         tick=tick,
         buttons={"One update": tick, "Start again": state.restart},
-        frames=[
-            ("Before any update", after(0, names[0])),
-            (f"{first} updates, {names[0]}", after(first, names[0])),
-            (f"{first} updates, {names[1]}", after(first, names[1])),
-        ][: 3 if first else 1],
+        frames=frames,
         reset=state.restart,
         alt="Curves over updates: share rewarded, share right, share with working. Below: four answers "
         "to held-out sums with their marks.",

@@ -2,7 +2,7 @@
 
 For each seed `assistant_base`, which has read plays, is tuned on sums: 150 steps of 64 chats, 35 per cent
 of them with working, with the optimisers and rates of chapter 03d. Then it is trained on rewards as in
-section 4 of 03e: the same number of updates of 32 questions and eight answers, the same rate. A seed sets
+section 4 of 03e: as many updates of 16 questions and eight answers, the same rate. A seed sets
 the sums, their order, and all samples. Scored on 200 held-out sums, the same for all: eight answers each at
 temperature 1, one at temperature 0, and pass@8 from the eight.
 """
@@ -33,8 +33,8 @@ TUNING_STEPS = 150
 BATCH = 64
 WORKING = 0.35
 UPDATES = 60
-QUESTIONS = 32
-RATE = 3e-4
+QUESTIONS = 16
+RATE = 1e-4
 DECIMALS = {
     "right": 3,
     "right, likeliest tokens": 3,
