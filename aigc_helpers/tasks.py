@@ -185,49 +185,45 @@ def count_wrong_steps(answer) -> int:
 
 # ---------------------------------------------------------------- questions about a short text
 
-# All names are of five letters and all things of four: questions of as many facts are of one length.
-NAMES = ("Celia", "Diana", "Edgar", "Henry", "Maria", "Nurse", "Paris", "Romeo", "Titus", "Viola")
-THINGS = ("book", "coin", "drum", "flag", "harp", "lamp", "mask", "ring", "sack", "veil")
-FACT = re.compile(r"([A-Z][a-z]+) has the ([a-z]+)\. ")
-READING = re.compile(rf"((?:{FACT.pattern}){{1,4}})What has ([A-Z][a-z]+)\?")
+# All names and all verbs are of five letters: questions of as many facts are of one length.
+NAMES = ("Celia", "Diana", "Edgar", "Helen", "Henry", "Nurse", "Paris", "Romeo", "Titus", "Viola")
+VERBS = ("bakes", "cooks", "dines", "hides", "jumps", "knits", "plays", "reads", "sings", "walks")
+FACT = re.compile(r"([A-Z][a-z]+) ([a-z]+)\. ")
+READING = re.compile(rf"((?:{FACT.pattern}){{1,5}})What about ([A-Z][a-z]+)\?")
 
 
 def draw_readings(num, generator, held_out=False) -> list[str]:
-    """Questions such as "Celia has the ring. Paris has the drum. What has Paris?", of two or three facts.
+    """Questions such as "Celia reads. Paris sings. Titus walks. What about Paris?", of three or four facts.
 
-    Of the hundred pairs of a name and a thing, ten are held out: with `held_out` the question is about one
-    of these, and without it none of these stands in the text.
+    About one text in eleven is held out; without `held_out` only the others are drawn.
     """
     require_whole("draw_readings", "num", num, least=0)
     questions = []
     while len(questions) < num:
-        facts = 2 + int(torch.randint(2, (), generator=generator))
+        facts = 3 + int(torch.randint(2, (), generator=generator))
         names = torch.randperm(len(NAMES), generator=generator)[:facts].tolist()
-        things = torch.randperm(len(THINGS), generator=generator)[:facts].tolist()
+        verbs = torch.randperm(len(VERBS), generator=generator)[:facts].tolist()
         asked = int(torch.randint(facts, (), generator=generator))
-        if held_out:  # the thing that makes a held-out pair with the name that is asked for
-            things[asked] = -names[asked] % 10
-        held = [_is_held_out_pair(*pair) for pair in zip(names, things, strict=True)]
-        if len(set(things)) < facts or (not held_out and any(held)):
-            continue
-        pairs = zip(names, things, strict=True)
-        text = "".join(f"{NAMES[name]} has the {THINGS[thing]}. " for name, thing in pairs)
-        questions.append(f"{text}What has {NAMES[names[asked]]}?")
+        pairs = list(zip(names, verbs, strict=True))
+        if is_held_out_text(pairs) == held_out:
+            text = "".join(f"{NAMES[name]} {VERBS[verb]}. " for name, verb in pairs)
+            questions.append(f"{text}What about {NAMES[names[asked]]}?")
     return questions
 
 
-def _is_held_out_pair(name, thing):
-    return (name + thing) % 10 == 0
+def is_held_out_text(pairs) -> bool:
+    """Whether a text of these facts, pairs of the numbers of a name and a verb, is never trained on."""
+    return sum((name + 1) * (verb + 1) for name, verb in pairs) % 11 == 0
 
 
 def answer_reading(question) -> str | None:
-    """"Paris has the drum.", as the text says it. None for another question, or if it is not said just once."""
+    """"Paris sings.", as the text says it. None for another question, or if it is not said just once."""
     found = READING.fullmatch(question)
     if not found:
         return None
     name = found[found.lastindex]
-    said = {thing for who, thing in FACT.findall(found[1]) if who == name}
-    return f"{name} has the {said.pop()}." if len(said) == 1 else None
+    said = {verb for who, verb in FACT.findall(found[1]) if who == name}
+    return f"{name} {said.pop()}." if len(said) == 1 else None
 
 
 # ---------------------------------------------------------------- a summary: who speaks?

@@ -29,14 +29,15 @@ MAY_IMPORT = {
     "weights": SMALL,
     "metrics": SMALL | {"data", "weights"},
     "scenes": SMALL | {"data"},
+    "tasks": SMALL,
     "scene_judge": SMALL | {"data", "metrics", "scenes", "weights"},
     # made from the pages; later ones import them
-    "models": SMALL | {"data", "metrics", "scene_judge", "scenes", "training"},
+    "models": SMALL | {"data", "metrics", "scene_judge", "scenes", "tasks", "training"},
     "panels": {"panels.core", "panels.chapter"},
     "panels.core": SMALL | {"plotting"},
     "panels.pad": SMALL,
     "panels.chapter": SMALL
-    | {"data", "metrics", "models", "panels.core", "panels.pad", "plotting", "scene_judge", "scenes"}
+    | {"data", "metrics", "models", "panels.core", "panels.pad", "plotting", "scene_judge", "scenes", "tasks"}
     | {"training", "weights"},
 }
 

@@ -113,8 +113,8 @@ def test_a_sum_may_be_typed_with_blanks_and_without_its_sign(typed):
 
 
 def test_sums_by_hand():
-    assert tasks.answer_sum("7+5 ends in?") == "2"
-    assert tasks.answer_sum("7+5+8+6 ends in?", working=True) == "7+5=12,2+8=10,0+6=6,6"
+    assert tasks.answer_sum("7+5 ends in?") == "in 2"
+    assert tasks.answer_sum("7+5+8+6 ends in?", working=True) == "7+5=12,2+8=10,0+6=6,in 6"
     with pytest.raises(ValueError, match="a question looks like"):
         tasks.answer_sum("7+5")
 
@@ -124,7 +124,7 @@ def test_drawn_sums_have_their_terms_and_both_kinds_of_answer_are_right():
         for question in tasks.draw_sums(50, seeded(), terms):
             digits = digits_of(question)
             assert len(digits) == terms and 1 <= min(digits) and max(digits) <= 9
-            assert tasks.answer_sum(question) == str(sum(digits) % 10)
+            assert tasks.answer_sum(question) == f"in {sum(digits) % 10}"
             for working in (False, True):
                 answer = tasks.answer_sum(question, working)
                 assert tasks.is_right(question, answer) and tasks.no_false_step(question, answer)
@@ -155,7 +155,7 @@ def test_about_as_many_answers_show_their_working_as_asked_for():
 
 
 def test_false_steps_are_counted():
-    assert tasks.count_wrong_steps("7+5=12,2+8=10,0") == 0
+    assert tasks.count_wrong_steps("7+5=12,2+8=10,in 0") == 0
     assert tasks.count_wrong_steps("7+5=13,3+8=11,1") == 1
     assert tasks.count_wrong_steps("7+5=13,x,3+=,=,0") == 4
     assert tasks.count_wrong_steps("0") == 0
@@ -165,24 +165,19 @@ def test_false_steps_are_counted():
 
 
 def test_a_reading_is_answered_from_its_text():
-    text = "Celia has the ring. Paris has the drum. "
-    assert tasks.answer_reading(text + "What has Paris?") == "Paris has the drum."
-    assert tasks.answer_reading(text + "What has Celia?") == "Celia has the ring."
-    assert tasks.answer_reading(text + "What has Romeo?") is None
-    assert tasks.answer_reading("Celia has the ring. Celia has the drum. What has Celia?") is None
-    assert tasks.answer_reading("What has Celia?") is None
+    text = "Celia reads. Paris sings. "
+    assert tasks.answer_reading(text + "What about Paris?") == "Paris sings."
+    assert tasks.answer_reading(text + "What about Celia?") == "Celia reads."
+    assert tasks.answer_reading(text + "What about Romeo?") is None
+    assert tasks.answer_reading("Celia reads. Celia sings. What about Celia?") is None
+    assert tasks.answer_reading("What about Celia?") is None
 
 
-def test_held_out_pairs_are_never_in_a_training_text_and_always_asked_for_when_held_out():
-    def pairs(question):
-        return {(tasks.NAMES.index(a), tasks.THINGS.index(b)) for a, b in tasks.FACT.findall(question)}
-
-    seen = set().union(*map(pairs, tasks.draw_readings(3000, seeded())))
-    asked = set()
-    for question in tasks.draw_readings(300, seeded(), held_out=True):
-        name, thing = tasks.FACT.fullmatch(tasks.answer_reading(question) + " ").groups()
-        asked.add((tasks.NAMES.index(name), tasks.THINGS.index(thing)))
-    assert not seen & asked and len(asked) == 10 and len(seen) == 90
+def test_a_held_out_text_is_drawn_only_when_asked_for():
+    for held_out in (False, True):
+        for question in tasks.draw_readings(200, seeded(), held_out):
+            pairs = [(tasks.NAMES.index(a), tasks.VERBS.index(b)) for a, b in tasks.FACT.findall(question)]
+            assert tasks.is_held_out_text(pairs) == held_out
 
 
 def test_readings_are_of_two_lengths_and_never_ask_the_impossible():
@@ -216,14 +211,14 @@ def test_scenes_take_the_beginnings_of_lines_and_no_speaker_follows_himself():
 
 SUM = "7+5+8 ends in?"
 MARKS = {  # answer -> strict, contains, begins, no false step
-    "0": (True, True, True, True),
-    "7+5=12,2+8=10,0": (True, True, True, True),
-    "7+5=12,2+8=10,1": (False, True, False, True),
-    "7+5=13,3+8=11,0": (True, True, True, False),
-    "05": (False, True, True, True),
-    "0 ": (False, True, True, True),
-    "10": (False, True, False, True),
-    "9,0": (True, True, True, False),
+    "in 0": (True, True, True, True),
+    "7+5=12,2+8=10,in 0": (True, True, True, True),
+    "7+5=12,2+8=10,in 1": (False, True, False, True),
+    "7+5=13,3+8=11,in 0": (True, True, True, False),
+    "in 05": (False, True, True, True),
+    "in 0 ": (False, True, True, True),
+    "0": (False, True, False, True),
+    "9,in 0": (True, True, True, False),
     "": (False, False, False, True),
 }
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import tools
 from aigc_helpers import _files, weights
+from aigc_helpers import tasks
 from aigc_helpers.weights import (
     BUILDERS,
     load,
@@ -258,6 +259,8 @@ def test_a_model_is_ready_to_draw(name):
     elif name == "diffusion":
         out = model(torch.randn(2, 1, 28, 28), torch.tensor([0.003, 0.7]), torch.tensor([0, 10]))
         assert out.shape == (2, 1, 28, 28)
+    elif name.startswith("assistant"):
+        assert (out := model(torch.tensor([tasks.encode_chat("7+5 ends in?")]))).shape == (1, 14, 99)
     elif name in OF_SCENES:
         call, wanted = OF_SCENES[name]
         out = call(model)

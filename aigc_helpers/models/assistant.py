@@ -33,7 +33,7 @@ def make_gpt():
 
 @torch.no_grad()
 def ask(model, questions, generator=None, temperature=0.0):
-    """The answers, a list of texts. One that never ended keeps a sign behind it: it is not right."""
+    """The answers, a list of texts. One that never ended gets a sign behind it: it is not right."""
     device = next(model.parameters()).device
     answers = [""] * len(questions)
     for length, places in tasks.group_by_length(questions).items():
@@ -59,8 +59,8 @@ def share_right(questions, answers):
     return sum(marks) / len(marks)
 
 
-TURNS = ("texts", "sums", "texts", "scenes")
-BATCH = 48  # chats a step
+TURNS = ("sums", "texts", "sums", "scenes")
+BATCH = 32  # chats a step
 
 
 def tune(model, chats, num_steps, seed=0, opts=None, plays=None, whole=False):
@@ -71,16 +71,16 @@ def tune(model, chats, num_steps, seed=0, opts=None, plays=None, whole=False):
     """
     opts = make_optimizers(model) if opts is None else opts
     random = torch.Generator().manual_seed(seed)
-    random_plays = torch.Generator().manual_seed(seed)         # the chats are the same without plays
+    random_plays = torch.Generator().manual_seed(seed)         # the same chats without plays
     for step in range(1, num_steps + 1):
         tokens, is_answer = chats[TURNS[step % len(TURNS)]]
         rows = torch.randint(len(tokens), (BATCH,), generator=random)
-        counted = is_answer[rows]
+        marked = is_answer[rows]
         if whole:
-            counted = counted | (counted.cumsum(dim=1) == 0)   # all before the answer
+            marked = marked | (marked.cumsum(dim=1) == 0)      # all before the answer, too
         set_rates(opts, step, num_steps)
         with autocast(tokens.device):
-            loss = answer_loss(model, tokens[rows], counted)
+            loss = answer_loss(model, tokens[rows], marked)
             if plays is not None:
                 some = torch.randint(len(plays), (4,), generator=random_plays)
                 loss = loss + next_token_loss(model, plays[some])
@@ -144,7 +144,7 @@ def adapt(model, rank=8):
 
 
 def pair_loss(chosen, rejected):
-    """-log of eq. (3), nats, the mean over pairs, from rewards (N,) of the chosen and the rejected."""
+    """-log of eq. (3), nats, the mean over pairs, from rewards (N,) of chosen and rejected."""
     return -F.logsigmoid(chosen - rejected).mean()
 
 
@@ -168,7 +168,7 @@ def dpo_loss(chosen, rejected, chosen_ref, rejected_ref, beta):
 
 
 def answer_log_prob(model, tokens, is_answer):
-    """log π(y|x), nats (N,): the sum over each row's answer, of tokens (N, T) and is_answer (N, T)."""
+    """log π(y|x), nats (N,): a sum over each row's answer, of tokens (N, T), is_answer (N, T)."""
     log_p = model(tokens[:, :-1]).log_softmax(dim=-1)
     of_tokens = log_p.gather(-1, tokens[:, 1:, None])[..., 0]
     return (of_tokens * is_answer[:, 1:]).sum(dim=1)
@@ -185,8 +185,16 @@ def reference_log_prob(model, loras, tokens, is_answer):
     return log_p
 
 
-def train_on_pairs(model, questions, prefer_working, num_steps, seed=0, beta=0.5, rate=2e-3):
-    """DPO on sums by LoRA, in place; returns what log π - log π_ref of both answers was at each step."""
+PAIRS = 24  # a step
+
+
+def train_on_pairs(
+    model, questions, prefer_working, num_steps, seed=0, beta=0.5, rate=2e-3, anchor=0.0
+):
+    """DPO on sums by LoRA, in place; returns log π - log π_ref of both answers at each step.
+
+    anchor: the weight of -log π of the chosen answers, added to eq. (6).
+    """
     loras = adapt(model)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     opt = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
@@ -194,17 +202,20 @@ def train_on_pairs(model, questions, prefer_working, num_steps, seed=0, beta=0.5
     random = torch.Generator().manual_seed(seed)
     raised = {"chosen": [], "rejected": []}
     for _ in range(num_steps):
-        picked = torch.randint(len(questions), (32,), generator=random).tolist()
+        picked = torch.randint(len(questions), (PAIRS,), generator=random).tolist()
         asked = [questions[k] for k in picked]
         chosen = [tasks.answer_sum(question, prefer_working) for question in asked]
         rejected = [tasks.answer_sum(question, not prefer_working) for question in asked]
-        tokens, is_answer = (part.to(device) for part in tasks.encode_chats(2 * asked, chosen + rejected))
+        tokens, is_answer = tasks.encode_chats(2 * asked, chosen + rejected)
+        tokens = tokens.to(device)
+        is_answer = is_answer.to(device)
         ref = reference_log_prob(model, loras, tokens, is_answer)
         log_p = answer_log_prob(model, tokens, is_answer)
-        loss = dpo_loss(log_p[:32], log_p[32:], ref[:32], ref[32:], beta)      # eq. (6)
+        loss = dpo_loss(log_p[:PAIRS], log_p[PAIRS:], ref[:PAIRS], ref[PAIRS:], beta)  # eq. (6)
+        loss = loss - anchor * log_p[:PAIRS].mean()
         opt.zero_grad()
         loss.backward()
         opt.step()
-        raised["chosen"].append((log_p - ref)[:32].mean().item())
-        raised["rejected"].append((log_p - ref)[32:].mean().item())
+        raised["chosen"].append((log_p - ref)[:PAIRS].mean().item())
+        raised["rejected"].append((log_p - ref)[PAIRS:].mean().item())
     return raised

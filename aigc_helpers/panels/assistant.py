@@ -24,7 +24,7 @@ PER_ROW = 44  # characters in a row of an answer
 NUM_BARS = 10
 QUESTIONS = (
     "7+5+8+6+9+4 ends in?",
-    "Celia has the ring. Paris has the drum. What has Paris?",
+    "Celia reads. Paris sings. Titus walks. What about Paris?",
     "Who speaks?\nROMEO: Good night\nNURSE: My dear lady\nROMEO: Fare thee well",
 )
 PLAYS = "has read plays"
@@ -162,9 +162,9 @@ def chat_boxes(question, answer):
     x = 0.0
     middles = []
     for place, (name, width) in enumerate(zip(names, widths, strict=True)):
-        counted = place >= first
-        face = "#FBE3D4" if counted else "white"
-        edge = plotting.ORANGE if counted else plotting.GREY
+        asked_for = place >= first
+        face = "#FBE3D4" if asked_for else "white"
+        edge = plotting.ORANGE if asked_for else plotting.GREY
         ax.add_patch(Rectangle((x + 0.02, -0.25), width - 0.04, 0.6, facecolor=face, edgecolor=edge))
         size = 9 if name in tasks.SPECIAL else 11
         ax.text(x + width / 2, 0.05, _visible(name), ha="center", va="center", fontsize=size, **MONO)
@@ -190,7 +190,7 @@ def policy_bars(answers, policies):
         ax.bar(x, [float(value) for value in p], 0.92 * width, label=name, color=colour)
     ax.set_xticks(range(len(answers)), answers, **{"family": "monospace"})
     ax.set(ylim=(0, 1), ylabel="probability")
-    ax.legend(loc="upper right")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return fig
 
 
@@ -357,12 +357,12 @@ def _draw_candidates(ax, p, taken, place):
 
 ASKED = "7+5+8 ends in?"
 CANDIDATES = (
-    "0",
-    "7+5=12,2+8=10,0",
-    "1",
-    "7+5=12,2+8=11,1",
-    "20",
-    "7+5=13,3+8=11,1",
+    "in 0",
+    "7+5=12,2+8=10,in 0",
+    "in 1",
+    "7+5=12,2+8=11,in 1",
+    "in 20",
+    "7+5=13,3+8=11,in 1",
 )
 FEATURES = ("shows working", "the digit is right", "length / 10")
 RATERS = {"by hand": None, "in a hurry": "short", "careful": "right", "likes to see working": "working"}
@@ -448,7 +448,7 @@ def preference(title="Preference"):
     shown = torch.tensor([features_of(ASKED, candidate) for candidate in CANDIDATES])
     latest = {"rater": None}
 
-    def draw(beta, rater):
+    def draw(beta, rater=None):
         latest["rater"] = rater
         w = fit_reward(state.differences)
         reward = shown @ w

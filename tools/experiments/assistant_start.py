@@ -1,7 +1,7 @@
 """What reading plays is worth to a network that is to answer: chapter 03d's fine-tuning, over seeds.
 
 The network of chapter 03d (0.84 million weights) is tuned on its three tasks from `assistant_base`, which
-has read plays, and from random weights; 300 steps of 48 chats with the chapter's optimisers and rates,
+has read plays, and from random weights; 200 steps of 32 chats with the chapter's optimisers and rates,
 which were tuned for neither. Three seeds, of the first weights (or none), the chats and their order. Held
 equal: steps, chats of a seed, optimisers. Scored as in the chapter: 120 held-out questions of each task,
 answered at temperature 0, and nats per character of 20,000 characters of the last tenth of the text.
@@ -20,7 +20,7 @@ from aigc_helpers.weights import load_model
 from ..experimenting import summarize
 
 SEEDS = (0, 1, 2)
-NUM_STEPS = 300
+NUM_STEPS = 200
 NUM_CHATS = 6000
 NUM_ASKED = 120
 WORKING = 0.35
