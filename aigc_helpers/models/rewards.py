@@ -90,7 +90,7 @@ def group_advantages(rewards, divide=False):
 
 
 def pass_at_k(num_right, num_answers, k):
-    """Eq. (6): the chance that k of num_answers answers, num_right of them right, hold a right one."""
+    """Eq. (6): the chance that k of num_answers answers, of which num_right are right, hold one."""
     require_whole("pass_at_k", "k", k, least=1, most=num_answers)
     num_wrong = num_answers - num_right
     return 1 - math.comb(num_wrong, k) / math.comb(num_answers, k)
@@ -111,6 +111,23 @@ def clipped_objective(ratio, advantages, clip=0.2):
     return torch.minimum(ratio * advantages, limited * advantages)
 
 
+def fine_of(log_probs, reference, tokens, is_answer, beta):
+    """Eq. (9): beta log(policy / reference) of each answer (N,), what its reward is reduced by."""
+    with torch.no_grad():
+        there = answer_log_probs(reference, tokens, is_answer)
+    return beta * (log_probs.detach() - there).sum(dim=1)
+
+
+def describe(asked, texts, group):
+    """Shares of right answers and of working, and how many different answers a group has."""
+    groups = [texts[k : k + group] for k in range(0, len(texts), group)]
+    return {
+        "right": sum(map(is_right, asked, texts)) / len(texts),
+        "with working": sum(map(has_working, texts)) / len(texts),
+        "different": sum(len(set(group)) for group in groups) / len(groups),
+    }
+
+
 def one_update(
     policy, opt, questions, generator, group=8, verifier=is_right, beta=0.0, reference=None,
     divide=False, bonus=0.0,
@@ -127,24 +144,15 @@ def one_update(
     log_probs = answer_log_probs(policy, tokens, is_answer)
     rewards = rewarded + bonus * length
     if beta:
-        with torch.no_grad():
-            there = answer_log_probs(reference, tokens, is_answer)
-        rewards = rewards - beta * (log_probs.detach() - there).sum(dim=1)
+        rewards = rewards - fine_of(log_probs, reference, tokens, is_answer, beta)
     advantages = group_advantages(rewards.view(-1, group), divide).flatten()
     loss = policy_loss(log_probs, advantages)
     opt.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     opt.step()
-    num = len(texts)
-    different = sum(len(set(texts[k : k + group])) for k in range(0, num, group)) * group / num
-    return {
-        "rewarded": rewarded.mean().item(),
-        "right": sum(map(is_right, asked, texts)) / num,
-        "with working": sum(map(has_working, texts)) / num,
-        "length": length.mean().item(),
-        "different": different,
-    }
+    found = {"rewarded": rewarded.mean().item(), "length": length.mean().item()}
+    return found | describe(asked, texts, group)
 
 
 def reinforce(start, num_updates, seed=0, rate=1e-4, num_questions=16, **settings):

@@ -22,15 +22,16 @@ from aigc_helpers import plotting
 from aigc_helpers.models.rewards import (
     answer_log_probs,
     group_advantages,
-    one_update as make_update,
     sample_answers,
+)
+from aigc_helpers.models.rewards import (
+    one_update as make_update,
 )
 from aigc_helpers.panels.core import Panel, choice, frozen, slider, switch, text_box
 from aigc_helpers.tasks import (
     SUM,
     contains_right,
     draw_sums,
-    has_working,
     is_right,
     no_false_step,
     read_question,
@@ -182,12 +183,12 @@ def clip_curves(objective, clip):
 def learning_curves(losses):
     """Figure: shares (right, with working, silent groups) and lengths, update by update."""
     fig, (left, right) = plotting.figure(8.4, 2.9, ncols=2, gridspec_kw={"width_ratios": [2, 1]})
-    looks = {
+    styles = {
         "right": (plotting.GREEN, "-"),
         "with working": (plotting.BLUE, "--"),
         "silent groups": (plotting.GREY, ":"),
     }
-    for name, (colour, dash) in looks.items():
+    for name, (colour, dash) in styles.items():
         values = losses[name]
         updates = range(1, len(values) + 1)
         left.plot(updates, values, color=colour, alpha=0.2, linewidth=0.8)
@@ -203,8 +204,8 @@ def learning_curves(losses):
 def reach_curves(curves):
     """Figure: for each name, pass@k against k on a logarithmic axis."""
     fig, ax = plotting.figure(6.4, 2.9)
-    looks = ((plotting.ORANGE, "o", "--"), (plotting.BLUE, "s", "-"), (plotting.GREEN, "^", "-."))
-    for (colour, mark, dash), (name, (ks, values)) in zip(looks, curves.items(), strict=False):
+    styles = ((plotting.ORANGE, "o", "--"), (plotting.BLUE, "s", "-"), (plotting.GREEN, "^", "-."))
+    for (colour, mark, dash), (name, (ks, values)) in zip(styles, curves.items(), strict=False):
         ax.plot(ks, values, color=colour, marker=mark, linestyle=dash, label=name)
     ax.set_xscale("log", base=2)
     ks = next(iter(curves.values()))[0]
@@ -266,8 +267,8 @@ class _Asked:
         return self.answers
 
 
-def answer(models=None, question=QUESTION):
-    """Three answers of each model to the reader's sum, coloured by how sure the model was.
+def answer(models=None, question="6+8+3+9+5+7 ends in?"):
+    """Four answers of each model to the reader's sum, coloured by how sure the model was.
 
     models: dict name -> model; without it, the kept ones, before and after reward.
     What moves: the sum, the temperature, another draw. What to see: before, mostly a bare digit,
@@ -275,8 +276,8 @@ def answer(models=None, question=QUESTION):
     """
     if models is None:
         models = {"before reward": load_model("assistant"), "after reward": load_model("assistant_rewarded")}
-    state = _Asked({name: frozen(model) for name, model in models.items()}, 3)
-    height = 0.25 + 1.35 * len(models)
+    state = _Asked({name: frozen(model) for name, model in models.items()}, 4)
+    height = 0.2 + 1.66 * len(models)
     figure = plotting.ReusableFigure(6.6, height, {"left": 0, "right": 1, "top": 1, "bottom": 0})
 
     def draw(question, temperature):
@@ -289,7 +290,7 @@ def answer(models=None, question=QUESTION):
         ax.set(xlim=(0, 6.6), ylim=(0, height))
         ax.set_axis_off()
         for row, (name, given) in enumerate(answers.items()):
-            top = height - 0.25 - 1.35 * row
+            top = height - 0.25 - 1.66 * row
             words = f"{name}:  {asked[:40]}"
             ax.text(0.15, top, words, fontsize=10.5, weight="bold", va="center", parse_math=False)
             for k, (text, probabilities) in enumerate(given):
@@ -304,8 +305,11 @@ def answer(models=None, question=QUESTION):
             "temperature": slider("temperature", 0.0, 1.5, 1.0, step=0.1),
         },
         buttons={"Ask again": state.again},
-        frames=[("Three answers each, temperature 1", {}), ("The likeliest tokens: temperature 0", {"temperature": 0.0})],
-        alt="Three answers of each model to one sum, one below the other. Characters that the model was "
+        frames=[
+            ("Four answers each, temperature 1", {}),
+            ("The likeliest tokens: temperature 0", {"temperature": 0.0}),
+        ],
+        alt="Four answers of each model to one sum, one below the other. Characters that the model was "
         "not sure of have an orange ground; a mark says whether the last number is right.",
     )
 
@@ -583,13 +587,13 @@ def training(start=None, finished=None, losses=None, most=100, rate=2e-4):
 
 
 def _draw_log(ax, log, most, at):
-    looks = {
+    styles = {
         "rewarded": (plotting.ORANGE, "-."),
         "right": (plotting.GREEN, "-"),
         "with working": (plotting.BLUE, "--"),
     }
     updates = range(1, len(log) + 1)
-    for name, (colour, dash) in looks.items():
+    for name, (colour, dash) in styles.items():
         values = plotting.smooth([found[name] for found in log], 0.7) if log else []
         ax.plot(updates, values, color=colour, linestyle=dash, label=name)
     if at:

@@ -47,7 +47,7 @@ def seeded(seed=0):
 
 
 class Scripted(nn.Module):
-    """Writes the texts of a script, one a row, whatever it is asked; END behind those that end in "."."""
+    """Writes the texts of a script, one a row, whatever it is asked; END behind those with a "."."""
 
     context = 128
 
@@ -187,7 +187,7 @@ def log_prob(policy, question, text):
 
 def begins_low(question, text):
     """A reward that an untrained policy gets for half of its answers."""
-    return bool(text) and ALPHABET.index(text[0]) < len(ALPHABET) // 2 if text[0] in ALPHABET else False
+    return bool(text) and text[0] in ALPHABET[: len(ALPHABET) // 2]
 
 
 def test_what_is_rewarded_becomes_likelier():
@@ -243,7 +243,8 @@ def test_a_bonus_is_paid_for_every_token():
     policy = small_policy()
     with torch.no_grad():  # END about once in ten tokens, so that lengths differ
         policy.token.weight[END] += 0.5
-    lengths = [update(policy, seed=k, bonus=0.05, verifier=lambda q, t: False)["length"] for k in range(12)]
+    settings = {"bonus": 0.05, "verifier": lambda question, text: False}
+    lengths = [update(policy, seed=k, **settings)["length"] for k in range(12)]
     assert sum(lengths[-3:]) > sum(lengths[:3])
 
 
@@ -331,8 +332,8 @@ def test_the_answer_panel_marks_by_the_strict_verifier():
     panel = panels.rewards.answer()
     panel.set(temperature=0.0)
     found = panel.status.value.lower()
-    assert "before reward: 0 of 3 right" in found or "before reward: 3 of 3 right" in found
-    assert "after reward: 3 of 3 right" in found
+    assert "before reward: 0 of 4 right" in found or "before reward: 4 of 4 right" in found
+    assert "after reward: 4 of 4 right" in found
 
 
 def test_answers_come_quickly():
@@ -423,12 +424,36 @@ def test_marks_refuse_wrong_answers():
 
 page = partial(in_notebook, NAME)
 FAULTS = [
-    page("eq. (1): another gradient", "(theta.softmax(dim=0) * r).sum()", "(theta.softmax(dim=0) * r).mean()"),
-    page("eq. (2): the score turned round", "return torch.eye(len(pi), dtype=pi.dtype) - pi", "return pi - torch.eye(len(pi), dtype=pi.dtype)"),
-    page("eq. (3): the baseline added", "weighted = (r[y] - baseline)[:, None]", "weighted = (r[y] + 1 - baseline)[:, None]"),
-    page("eq. (4): sign of the advantage", "return -(advantages * log_probs.sum(dim=1)).mean()", "return (advantages * log_probs.sum(dim=1)).mean()"),
-    page("eq. (4): mean over tokens in place of the sum", "advantages * log_probs.sum(dim=1)", "advantages * log_probs.mean(dim=1)"),
-    page("the mask is off by one", "return chosen * is_answer[:, 1:]", "return chosen * is_answer[:, :-1]"),
+    page(
+        "eq. (1): another gradient",
+        "(theta.softmax(dim=0) * r).sum()",
+        "(theta.softmax(dim=0) * r).mean()",
+    ),
+    page(
+        "eq. (2): the score turned round",
+        "return torch.eye(len(pi), dtype=pi.dtype) - pi",
+        "return pi - torch.eye(len(pi), dtype=pi.dtype)",
+    ),
+    page(
+        "eq. (3): the baseline added",
+        "weighted = (r[y] - baseline)[:, None]",
+        "weighted = (r[y] + 1 - baseline)[:, None]",
+    ),
+    page(
+        "eq. (4): sign of the advantage",
+        "return -(advantages * log_probs.sum(dim=1)).mean()",
+        "return (advantages * log_probs.sum(dim=1)).mean()",
+    ),
+    page(
+        "eq. (4): mean over tokens in place of the sum",
+        "advantages * log_probs.sum(dim=1)",
+        "advantages * log_probs.mean(dim=1)",
+    ),
+    page(
+        "the mask is off by one",
+        "return chosen * is_answer[:, 1:]",
+        "return chosen * is_answer[:, :-1]",
+    ),
     page(
         "the end is no part of the answer",
         "is_after_end = ends.cumsum(dim=1) - ends > 0",
@@ -441,16 +466,41 @@ FAULTS = [
         'texts.append(text if has_ended else text + "")',
         "test_an_answer_that_never_ends_is_marked_and_not_right",
     ),
-    page("eq. (5): not centred", "advantages = rewards - rewards.mean(dim=1, keepdim=True)", "advantages = rewards - 0 * rewards.mean(dim=1, keepdim=True)"),
-    page("eq. (5): centred over the batch", "rewards.mean(dim=1, keepdim=True)", "rewards.mean()", "test_a_group_of_equal_rewards_has_no_advantage_with_or_without_division"),
-    page("divided by the sample's spread", "rewards.std(dim=1, correction=0, keepdim=True)", "rewards.std(dim=1, correction=1, keepdim=True)"),
-    page("eq. (6): right and wrong swapped", "num_wrong = num_answers - num_right", "num_wrong = num_right"),
-    page("eq. (8): the larger of the two", "return torch.minimum(ratio * advantages", "return torch.maximum(ratio * advantages"),
-    page("eq. (9): the fine is a gift", "reduced = r - beta * (now / pi).log()", "reduced = r + beta * (now / pi).log()"),
+    page(
+        "eq. (5): not centred",
+        "advantages = rewards - rewards.mean(dim=1, keepdim=True)",
+        "advantages = rewards - 0 * rewards.mean(dim=1, keepdim=True)",
+    ),
+    page(
+        "eq. (5): centred over the batch",
+        "rewards.mean(dim=1, keepdim=True)",
+        "rewards.mean()",
+        "test_a_group_of_equal_rewards_has_no_advantage_with_or_without_division",
+    ),
+    page(
+        "divided by the sample's spread",
+        "rewards.std(dim=1, correction=0, keepdim=True)",
+        "rewards.std(dim=1, correction=1, keepdim=True)",
+    ),
+    page(
+        "eq. (6): right and wrong swapped",
+        "num_wrong = num_answers - num_right",
+        "num_wrong = num_right",
+    ),
+    page(
+        "eq. (8): the larger of the two",
+        "return torch.minimum(ratio * advantages",
+        "return torch.maximum(ratio * advantages",
+    ),
+    page(
+        "eq. (9): the fine is a gift",
+        "reduced = r - beta * (now / pi).log()",
+        "reduced = r + beta * (now / pi).log()",
+    ),
     page(
         "KL reversed in the update",
-        "rewards = rewards - beta * (log_probs.detach() - there)",
-        "rewards = rewards + beta * (log_probs.detach() - there)",
+        "return beta * (log_probs.detach() - there)",
+        "return beta * (there - log_probs.detach())",
         "test_the_leash_leads_back_to_the_reference",
     ),
     page(
@@ -461,8 +511,8 @@ FAULTS = [
     ),
     page(
         "the start is trained in place",
-        '"""A policy trained on rewards from a copy of `start`, and what each update was like, a list."""\n    policy = copy.deepcopy(start)',
-        '"""A policy trained on rewards from a copy of `start`, and what each update was like, a list."""\n    policy = start',
+        "    policy = copy.deepcopy(start).requires_grad_(True)\n    opt = torch.optim.AdamW(policy.parameters(), lr=rate",
+        "    policy = start.requires_grad_(True)\n    opt = torch.optim.AdamW(policy.parameters(), lr=rate",
         "test_a_training_leaves_its_start_alone_and_repeats_itself",
     ),
     page(
