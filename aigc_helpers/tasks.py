@@ -185,45 +185,44 @@ def count_wrong_steps(answer) -> int:
 
 # ---------------------------------------------------------------- questions about a short text
 
-# All names and all verbs are of five letters: questions of as many facts are of one length.
+# All names and all verbs are of five letters: texts of as many sentences are of one length.
 NAMES = ("Celia", "Diana", "Edgar", "Helen", "Henry", "Nurse", "Paris", "Romeo", "Titus", "Viola")
 VERBS = ("bakes", "cooks", "dines", "hides", "jumps", "knits", "plays", "reads", "sings", "walks")
-FACT = re.compile(r"([A-Z][a-z]+) ([a-z]+)\. ")
-READING = re.compile(rf"((?:{FACT.pattern}){{1,5}})What about ([A-Z][a-z]+)\?")
+KING = re.compile(r"The king is ([A-Z][a-z]+)\. ")
+WHO_IS_KING = "Who is king?"
 
 
 def draw_readings(num, generator, held_out=False) -> list[str]:
-    """Questions such as "Celia reads. Paris sings. Titus walks. What about Paris?", of three or four facts.
+    """Questions such as "Celia reads. The king is Paris. Titus walks. Who is king?", of three or four sentences.
 
     About one text in eleven is held out; without `held_out` only the others are drawn.
     """
     require_whole("draw_readings", "num", num, least=0)
     questions = []
     while len(questions) < num:
-        facts = 3 + int(torch.randint(2, (), generator=generator))
-        names = torch.randperm(len(NAMES), generator=generator)[:facts].tolist()
-        verbs = torch.randperm(len(VERBS), generator=generator)[:facts].tolist()
-        asked = int(torch.randint(facts, (), generator=generator))
-        pairs = list(zip(names, verbs, strict=True))
-        if is_held_out_text(pairs) == held_out:
-            text = "".join(f"{NAMES[name]} {VERBS[verb]}. " for name, verb in pairs)
-            questions.append(f"{text}What about {NAMES[names[asked]]}?")
+        sentences = 3 + int(torch.randint(2, (), generator=generator))
+        names = torch.randperm(len(NAMES), generator=generator)[:sentences].tolist()
+        verbs = torch.randperm(len(VERBS), generator=generator)[:sentences].tolist()
+        king = int(torch.randint(sentences, (), generator=generator))
+        if is_held_out_text(names, verbs, king) == held_out:
+            said = [f"{NAMES[name]} {VERBS[verb]}. " for name, verb in zip(names, verbs, strict=True)]
+            said[king] = f"The king is {NAMES[names[king]]}. "
+            questions.append("".join(said) + WHO_IS_KING)
     return questions
 
 
-def is_held_out_text(pairs) -> bool:
-    """Whether a text of these facts, pairs of the numbers of a name and a verb, is never trained on."""
-    return sum((name + 1) * (verb + 1) for name, verb in pairs) % 11 == 0
+def is_held_out_text(names, verbs, king) -> bool:
+    """Whether a text of these names and verbs (their numbers), with this one of them king, is never trained on."""
+    others = sum((a + 1) * (b + 1) for k, (a, b) in enumerate(zip(names, verbs, strict=True)) if k != king)
+    return (others + names[king]) % 11 == 0
 
 
 def answer_reading(question) -> str | None:
-    """"Paris sings.", as the text says it. None for another question, or if it is not said just once."""
-    found = READING.fullmatch(question)
-    if not found:
+    """"Paris.", the king in the text. None for another question, or if it is not said just once who is king."""
+    if not question.endswith(WHO_IS_KING):
         return None
-    name = found[found.lastindex]
-    said = {verb for who, verb in FACT.findall(found[1]) if who == name}
-    return f"{name} {said.pop()}." if len(said) == 1 else None
+    kings = KING.findall(question)
+    return f"{kings[0]}." if len(kings) == 1 else None
 
 
 # ---------------------------------------------------------------- a summary: who speaks?

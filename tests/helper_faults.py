@@ -426,7 +426,7 @@ FAULTS = [
     in_helper("tasks", "training draws held-out sums", "if is_held_out_sum(digits) == held_out:", "if is_held_out_sum(digits) >= held_out:"),
     in_helper("tasks", "a carried ten goes on", "last = (last + digit) % 10", "last = last + digit"),
     in_helper("tasks", "the strict verifier looks anywhere", 'return final_part(question, answer) == _require_answer("is_right", question)', 'return _require_answer("is_right", question) in answer'),
-    in_helper("tasks", "the answer is read from the first fact", "if who == name}", "if who}"),
+    in_helper("tasks", "two kings make an answer", "if len(kings) == 1 else None", "if kings else None"),
     in_helper("tasks", "speakers come as often as they speak", "dict.fromkeys(speech[1] for speech in found)", "[speech[1] for speech in found]"),
     in_helper("tasks", "what is typed is never cut", "if len(kept) > QUESTION_LENGTH:", "if len(kept) > 10**9:"),
     in_helper("tasks", "a false step passes", "int(step[1]) + int(step[2]) == int(step[3])", "int(step[3]) > 0"),

@@ -165,24 +165,28 @@ def test_false_steps_are_counted():
 
 
 def test_a_reading_is_answered_from_its_text():
-    text = "Celia reads. Paris sings. "
-    assert tasks.answer_reading(text + "What about Paris?") == "Paris sings."
-    assert tasks.answer_reading(text + "What about Celia?") == "Celia reads."
-    assert tasks.answer_reading(text + "What about Romeo?") is None
-    assert tasks.answer_reading("Celia reads. Celia sings. What about Celia?") is None
-    assert tasks.answer_reading("What about Celia?") is None
+    assert tasks.answer_reading("Celia reads. The king is Paris. Who is king?") == "Paris."
+    assert tasks.answer_reading("The king is Titus. Celia reads. Who is king?") == "Titus."
+    assert tasks.answer_reading("Celia reads. Who is king?") is None
+    assert tasks.answer_reading("The king is Paris. The king is Titus. Who is king?") is None
+    assert tasks.answer_reading("The king is Paris. Who reads?") is None
 
 
 def test_a_held_out_text_is_drawn_only_when_asked_for():
+    def key(question):
+        names = [tasks.NAMES.index(name) for name in re.findall("[A-Z][a-z]{4}", question)]
+        verbs = [tasks.VERBS.index(verb) if verb in tasks.VERBS else 0 for verb in re.findall(r"(\w+)\. ", question)]
+        return names, verbs, [s.startswith("The king") for s in question.split(". ")].index(True)
+
     for held_out in (False, True):
         for question in tasks.draw_readings(200, seeded(), held_out):
-            pairs = [(tasks.NAMES.index(a), tasks.VERBS.index(b)) for a, b in tasks.FACT.findall(question)]
-            assert tasks.is_held_out_text(pairs) == held_out
+            assert tasks.is_held_out_text(*key(question)) == held_out
 
 
-def test_readings_are_of_two_lengths_and_never_ask_the_impossible():
+def test_readings_are_of_two_lengths_and_each_has_one_king():
     drawn = tasks.draw_readings(500, seeded())
     assert len({len(question) for question in drawn}) == 2
+    assert len(set(map(tasks.answer_reading, drawn))) == 10
     assert all(map(tasks.answer_reading, drawn))
 
 

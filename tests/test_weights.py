@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tools
-from aigc_helpers import _files, weights
-from aigc_helpers import tasks
+from aigc_helpers import _files, tasks, weights
 from aigc_helpers.weights import (
     BUILDERS,
     load,

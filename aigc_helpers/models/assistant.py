@@ -188,8 +188,17 @@ def reference_log_prob(model, loras, tokens, is_answer):
 PAIRS = 24  # a step
 
 
+def draw_pairs(questions, prefer_working, generator):
+    """Chats of PAIRS questions, those with the chosen answers first, then those with the others."""
+    picked = torch.randint(len(questions), (PAIRS,), generator=generator).tolist()
+    asked = [questions[k] for k in picked]
+    chosen = [tasks.answer_sum(question, prefer_working) for question in asked]
+    rejected = [tasks.answer_sum(question, not prefer_working) for question in asked]
+    return tasks.encode_chats(2 * asked, chosen + rejected)
+
+
 def train_on_pairs(
-    model, questions, prefer_working, num_steps, seed=0, beta=0.5, rate=2e-3, anchor=0.0
+    model, questions, prefer_working, num_steps, seed=0, beta=0.5, rate=5e-4, anchor=0.0
 ):
     """DPO on sums by LoRA, in place; returns log π - log π_ref of both answers at each step.
 
@@ -202,11 +211,7 @@ def train_on_pairs(
     random = torch.Generator().manual_seed(seed)
     raised = {"chosen": [], "rejected": []}
     for _ in range(num_steps):
-        picked = torch.randint(len(questions), (PAIRS,), generator=random).tolist()
-        asked = [questions[k] for k in picked]
-        chosen = [tasks.answer_sum(question, prefer_working) for question in asked]
-        rejected = [tasks.answer_sum(question, not prefer_working) for question in asked]
-        tokens, is_answer = tasks.encode_chats(2 * asked, chosen + rejected)
+        tokens, is_answer = draw_pairs(questions, prefer_working, random)
         tokens = tokens.to(device)
         is_answer = is_answer.to(device)
         ref = reference_log_prob(model, loras, tokens, is_answer)

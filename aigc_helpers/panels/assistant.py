@@ -24,7 +24,7 @@ PER_ROW = 44  # characters in a row of an answer
 NUM_BARS = 10
 QUESTIONS = (
     "7+5+8+6+9+4 ends in?",
-    "Celia reads. Paris sings. Titus walks. What about Paris?",
+    "Celia reads. The king is Paris. Titus walks. Who is king?",
     "Who speaks?\nROMEO: Good night\nNURSE: My dear lady\nROMEO: Fare thee well",
 )
 PLAYS = "has read plays"

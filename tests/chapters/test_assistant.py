@@ -469,7 +469,7 @@ FAULTS = [
     page(
         "the rater's choice is turned round",
         "tasks.answer_sum(question, prefer_working) for",
-        "tasks.answer_sum(question, not prefer_working) for",
+        "tasks.answer_sum(question, True) for",
         "test_training_on_pairs_raises_what_the_rater_chose",
     ),
     page(
