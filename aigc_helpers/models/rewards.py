@@ -111,7 +111,7 @@ def clipped_objective(ratio, advantages, clip=0.2):
     return torch.minimum(ratio * advantages, limited * advantages)
 
 
-def fine_of(log_probs, reference, tokens, is_answer, beta):
+def kl_penalty(log_probs, reference, tokens, is_answer, beta):
     """Eq. (9): beta log(policy / reference) of each answer (N,), what its reward is reduced by."""
     with torch.no_grad():
         there = answer_log_probs(reference, tokens, is_answer)
@@ -144,7 +144,7 @@ def one_update(
     log_probs = answer_log_probs(policy, tokens, is_answer)
     rewards = rewarded + bonus * length
     if beta:
-        rewards = rewards - fine_of(log_probs, reference, tokens, is_answer, beta)
+        rewards = rewards - kl_penalty(log_probs, reference, tokens, is_answer, beta)
     advantages = group_advantages(rewards.view(-1, group), divide).flatten()
     loss = policy_loss(log_probs, advantages)
     opt.zero_grad()
@@ -155,7 +155,7 @@ def one_update(
     return found | describe(asked, texts, group)
 
 
-def reinforce(start, num_updates, seed=0, rate=1e-4, num_questions=16, **settings):
+def reinforce(start, num_updates, seed=0, rate=2e-4, num_questions=16, **settings):
     """A policy trained on rewards from a copy of `start`, and what each update was like, a list."""
     policy = copy.deepcopy(start).requires_grad_(True)
     opt = torch.optim.AdamW(policy.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0)

@@ -156,7 +156,7 @@ def two_histograms(estimates, truth):
     fig, axes = plotting.figure(8.0, 2.3, ncols=len(estimates), sharex=True, sharey=True)
     colours = (plotting.ORANGE, plotting.BLUE, plotting.GREEN)
     for ax, colour, (name, values) in zip(axes, colours, estimates.items(), strict=False):
-        ax.hist(values.tolist(), bins=60, color=colour)
+        ax.hist(values.tolist(), bins=[0.15 * k - 2.5 for k in range(52)], color=colour)
         ax.axvline(truth, color=plotting.INK, linestyle=":", linewidth=1.3)
         ax.set(yticks=[], xlabel="estimate of the slope for c")
         ax.set_title(name, fontsize=9.5)
@@ -180,7 +180,7 @@ def clip_curves(objective, clip):
     return fig
 
 
-def learning_curves(losses):
+def learning_curves(losses, lengths):
     """Figure: shares (right, with working, silent groups) and lengths, update by update."""
     fig, (left, right) = plotting.figure(8.4, 2.9, ncols=2, gridspec_kw={"width_ratios": [2, 1]})
     styles = {
@@ -195,8 +195,7 @@ def learning_curves(losses):
         left.plot(updates, plotting.smooth(values, 0.8), color=colour, linestyle=dash, label=name)
     left.set(xlabel="update", ylabel="share", ylim=(-0.02, 1.02))
     left.legend(loc="center right")
-    values = losses["length"]
-    right.plot(range(1, len(values) + 1), values, color=plotting.INK)
+    right.plot(range(1, len(lengths) + 1), lengths, color=plotting.INK)
     right.set(xlabel="update", ylabel="tokens of an answer", ylim=(0, None))
     return fig
 
@@ -511,10 +510,10 @@ class _Run:
         _, _, texts = sample_answers(self.policy, questions, _generator(len(self.log)))
         self.shown.append(list(zip(questions, texts, strict=True)))
 
-    def show_record(self, policy, losses):
+    def show_record(self, policy, losses, lengths):
         """Another training in place of its own: what the page recorded, and the policy it ended with."""
         self.policy = policy
-        rows = zip(losses["right"], losses["with working"], losses["length"], strict=True)
+        rows = zip(losses["right"], losses["with working"], lengths, strict=True)
         self.log = [
             {"rewarded": right, "right": right, "with working": working, "length": length}
             for right, working, length in rows
@@ -535,12 +534,12 @@ class _Run:
         self.look()
 
 
-def training(start=None, finished=None, losses=None, most=100, rate=2e-4):
+def training(start=None, finished=None, losses=None, lengths=None, most=100, rate=2e-4):
     """A training on 64 answers an update, live: what the verifier rewards, and what is right.
 
     start: the policy before reward; without it, the one that is kept.
-    finished, losses: the policy that the page has trained, and its history's losses, for readers
-    without a kernel.
+    finished, losses, lengths: the policy that the page has trained, its history's losses and the
+    lengths of its answers, for readers without a kernel.
     What moves: the verifier, the group's size, the KL term's beta, the division by the spread; "look
     back" shows the answers of earlier updates. What to see: with the strict verifier the working
     comes, and right answers with it; with a sloppy one the reward rises, and what is right does not.
@@ -566,7 +565,7 @@ def training(start=None, finished=None, losses=None, most=100, rate=2e-4):
     frames = [("Before any update", {})]
     if finished is not None:
         name = "The page's own training, at its end"
-        frames.append((name, lambda: state.show_record(finished, losses)))
+        frames.append((name, lambda: state.show_record(finished, losses, lengths)))
     return Panel(
         "Training",
         draw,

@@ -412,7 +412,7 @@ ANSWERS = {
     ),
     5: (
         "def my_training(start, seed):\n"
-        "    return reinforce(start, OPEN_UPDATES, seed, rate=1e-3)[0]\n",
+        "    return reinforce(start, OPEN_UPDATES, seed, rate=5e-4)[0]\n",
         "def my_training(start, seed):\n    return start\n",
     ),
 }
@@ -493,7 +493,7 @@ FAULTS = [
         "return torch.maximum(ratio * advantages",
     ),
     page(
-        "eq. (9): the fine is a gift",
+        "eq. (9): the penalty is a gift",
         "reduced = r - beta * (now / pi).log()",
         "reduced = r + beta * (now / pi).log()",
     ),
