@@ -406,7 +406,8 @@ def one_update(start=None, question=QUESTION, rate=1e-4, group=8):
         rewards, advantages = state.judge(VERIFIERS[verifier], compared, divide)
         latest["advantages"] = advantages
         fig, ax = figure.wipe()
-        _draw_group(ax, state, rewards, advantages, "advantage" if compared else "weight")
+        words = f"answer to {asked}" + (", for want of a sum" if "is no sum" in remark else "")
+        _draw_group(ax, state, words, rewards, advantages, "advantage" if compared else "weight")
         return fig, f"{remark} {_say_group(state, rewards, advantages)}".strip()
 
     def update():
@@ -453,12 +454,12 @@ def one_update(start=None, question=QUESTION, rate=1e-4, group=8):
     )
 
 
-def _draw_group(ax, state, rewards, advantages, name):
+def _draw_group(ax, state, words, rewards, advantages, name):
     ax.set(xlim=(0, 6.6), ylim=(0, 3.3))
     ax.set_axis_off()
-    heads = ((0.1, "answer"), (3.3, "reward"), (3.95, name), (5.0, "probability times"))
-    for x, words in heads:
-        ax.text(x, 3.12, words, fontsize=9.5, color=plotting.GREY, va="center")
+    heads = ((0.1, words), (3.3, "reward"), (3.95, name), (5.0, "probability times"))
+    for x, head in heads:
+        ax.text(x, 3.12, head, fontsize=9, color=plotting.GREY, va="center", parse_math=False)
     ax.plot([5.75, 5.75], [0.1, 2.95], color=plotting.GREY, linewidth=0.8)
     factors = state.now - state.before
     for k, text in enumerate(state.texts):
