@@ -143,6 +143,7 @@ def one_update(
     length = is_answer.sum(dim=1).float()
     log_probs = answer_log_probs(policy, tokens, is_answer)
     rewards = rewarded + bonus * length
+    found = {"rewarded": rewards.mean().item(), "length": length.mean().item()}
     if beta:
         rewards = rewards - kl_penalty(log_probs, reference, tokens, is_answer, beta)
     advantages = group_advantages(rewards.view(-1, group), divide).flatten()
@@ -151,7 +152,6 @@ def one_update(
     loss.backward()
     torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     opt.step()
-    found = {"rewarded": rewarded.mean().item(), "length": length.mean().item()}
     return found | describe(asked, texts, group)
 
 

@@ -152,11 +152,20 @@ def three_answers(names, before, gradient, after):
 
 
 def two_histograms(estimates, truth):
-    """Figure: for each name, a histogram of estimates of one number, and the number itself."""
-    fig, axes = plotting.figure(8.0, 2.3, ncols=len(estimates), sharex=True, sharey=True)
+    """Figure: for each name, a histogram of estimates of one number, and the number itself.
+
+    Narrow ones share a range, so that they can be compared with each other.
+    """
+    fig, axes = plotting.figure(8.0, 2.4, ncols=len(estimates))
     colours = (plotting.ORANGE, plotting.BLUE, plotting.GREEN)
-    for ax, colour, (name, values) in zip(axes, colours, estimates.items(), strict=False):
-        ax.hist(values.tolist(), bins=[0.15 * k - 2.5 for k in range(52)], color=colour)
+    spans = [(values - truth).abs().max().item() for values in estimates.values()]
+    narrow = max([span for span in spans if span < 1], default=1.0)
+    for ax, colour, span, (name, values) in zip(
+        axes, colours, spans, estimates.items(), strict=False
+    ):
+        span = narrow if span < 1 else span
+        bins = [truth + span * (k / 15.5 - 1) for k in range(32)]
+        ax.hist(values.tolist(), bins=bins, color=colour)
         ax.axvline(truth, color=plotting.INK, linestyle=":", linewidth=1.3)
         ax.set(yticks=[], xlabel="estimate of the slope for c")
         ax.set_title(name, fontsize=9.5)
@@ -266,7 +275,7 @@ class _Asked:
         return self.answers
 
 
-def answer(models=None, question="6+8+3+9+5+7 ends in?"):
+def answer(models=None, question="9+4+8+4+9+8 ends in?"):
     """Four answers of each model to the reader's sum, coloured by how sure the model was.
 
     models: dict name -> model; without it, the kept ones, before and after reward.
