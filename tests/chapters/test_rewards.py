@@ -435,9 +435,9 @@ FAULTS = [
         "return pi - torch.eye(len(pi), dtype=pi.dtype)",
     ),
     page(
-        "eq. (3): the baseline added",
+        "eq. (3): the reward times the baseline",
         "weighted = (r[y] - baseline)[:, None]",
-        "weighted = (r[y] + 1 - baseline)[:, None]",
+        "weighted = (r[y] * baseline)[:, None]",
     ),
     page(
         "eq. (4): sign of the advantage",
@@ -486,6 +486,7 @@ FAULTS = [
         "eq. (6): right and wrong swapped",
         "num_wrong = num_answers - num_right",
         "num_wrong = num_right",
+        "test_pass_at_k_by_drawing_all_subsets",
     ),
     page(
         "eq. (8): the larger of the two",
