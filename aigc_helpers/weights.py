@@ -202,6 +202,7 @@ def load_model(name):
     "masked"     Backbone: tokens (N, T), gaps being `mask` -> logits (N, T, V), and its Characters
     "assistant_base"     ModernGPT over the alphabet of `tasks`, which has read plays
     "assistant"          the same, tuned on chats: see `models.assistant.ask`
+    "assistant_rewarded" the same after rewards for right sums: chapter 03e
     "diffusion"  UNet: images (N, 1, 28, 28), times (N,), labels (N,) -> velocity (N, 1, 28, 28)
     "scene_clip"         CLIP: `embed_images` and `embed_text` -> vectors (N, 64) of length 1
     "scene_autoencoder"  AutoEncoder: `encode` and `decode`, images (N, 3, 32, 32) <-> (N, 4, 8, 8)
@@ -332,6 +333,7 @@ BUILDERS = {
     "masked": _build_masked,
     "assistant_base": _build_assistant,
     "assistant": _build_assistant,
+    "assistant_rewarded": _build_assistant,
     "diffusion": _build_diffusion,
     "scene_clip": _build_scene_clip,
     "scene_autoencoder": _build_scene_autoencoder,
