@@ -168,7 +168,7 @@ UNDER = {"ha": "center", "va": "top", "fontsize": 8.5, "linespacing": 1.1, "pars
 @plotting.style()
 def compared(rows, heads):
     """Figure: {name of a row: images (N, 3, 32, 32)} in rows, under N heads: captions, or times."""
-    left = 1.45 if max(map(len, rows)) > 3 else 0.4
+    left = 1.6 if max(map(len, rows)) > 3 else 0.4
     cell = min(1.4, (8.8 - left) / len(heads))
     side = 0.94 * cell
     height = len(rows) * cell + 0.42
