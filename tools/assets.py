@@ -41,11 +41,7 @@ def assets(names=(), root=ROOT):
     Raises NotebookError for an unknown name, and if a notebook does not say what it keeps.
     """
     tagged = find_tagged(root)
-    others = {
-        FEATURES: make_features,
-        JUDGE: make_scene_judge,
-        "scene_gpt": make_scene_gpt,
-    }
+    others = {FEATURES: make_features, JUDGE: make_scene_judge} | LONGER
     known = [*tagged, *others]
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -302,3 +298,7 @@ def make_scene_gpt():
             print(f"scene_gpt: step {step}, {loss.item():.3f} nats a code", flush=True)
     seconds = f"{time.process_time() - began:.0f}"
     return keep("scene_gpt", gpt, source, seconds=seconds, scenes=f"{32 * LONG_GPT:,}")
+
+
+# models of the chapters that no cell trains: name -> what trains and keeps it
+LONGER = {"scene_gpt": make_scene_gpt}
