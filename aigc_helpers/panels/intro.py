@@ -163,18 +163,19 @@ CHAPTERS = [  # number, what, column, row, whether it stands
     ("03", "GPT", 1, 2, True),
     ("03b", "beyond GPT-2", 2, 2, True),
     ("03c", "masked models", 3, 2, True),
-    ("03d", "assistant", 4, 2, False),
+    ("03d", "assistant", 4, 2, True),
+    ("03e", "rewards", 5, 2, True),
     ("04", "diffusion", 1, 3, True),
     ("04b", "beyond diffusion", 2, 3, True),
     ("05", "text to image", 3, 3, True),
     ("05b", "DALL·E 1 and 2", 4, 3, True),
-    ("06", "side by side", 5, 1, False),
-    ("07", "scaling", 5, 2, False),
+    ("06", "side by side", 5, 0, False),
+    ("07", "scaling", 5, 1, False),
 ]
 LEADS_TO = [
     ("00", "01"), ("00", "02"), ("00", "03"), ("00", "04"),
     ("01", "01b"), ("02", "02b"), ("03", "03b"), ("03b", "03c"), ("03c", "03d"),
-    ("04", "04b"), ("04b", "05"), ("05", "05b"),
+    ("03d", "03e"), ("04", "04b"), ("04b", "05"), ("05", "05b"),
 ]  # fmt: skip
 WAYS = ("in one go, against a judge", "in one go, from a code", "one token after another",
         "from noise, in many steps")  # fmt: skip
