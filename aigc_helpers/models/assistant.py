@@ -63,24 +63,20 @@ TURNS = ("sums", "texts", "sums", "scenes")
 BATCH = 32  # chats a step
 
 
-def tune(model, chats, num_steps, seed=0, opts=None, plays=None, whole=False):
-    """The loop above as a function, in place: all weights, or what is not frozen, in num_steps.
+def tune(model, chats, num_steps, seed=0, plays=None):
+    """The loop above as a function, in place, with random chats.
 
     plays: None, or windows (n, T + 1) of the old text, of which 4 are replayed at each step.
-    whole: whether the tokens of the question are counted, too.
     """
-    opts = make_optimizers(model) if opts is None else opts
+    opts = make_optimizers(model)
     random = torch.Generator().manual_seed(seed)
     random_plays = torch.Generator().manual_seed(seed)         # the same chats without plays
     for step in range(1, num_steps + 1):
         tokens, is_answer = chats[TURNS[step % len(TURNS)]]
         rows = torch.randint(len(tokens), (BATCH,), generator=random)
-        marked = is_answer[rows]
-        if whole:
-            marked = marked | (marked.cumsum(dim=1) == 0)      # all before the answer, too
         set_rates(opts, step, num_steps)
         with autocast(tokens.device):
-            loss = answer_loss(model, tokens[rows], marked)
+            loss = answer_loss(model, tokens[rows], is_answer[rows])
             if plays is not None:
                 some = torch.randint(len(plays), (4,), generator=random_plays)
                 loss = loss + next_token_loss(model, plays[some])
@@ -145,7 +141,7 @@ def adapt(model, rank=8):
 
 def pair_loss(chosen, rejected):
     """-log of eq. (3), nats, the mean over pairs, from rewards (N,) of chosen and rejected."""
-    return -F.logsigmoid(chosen - rejected).mean()
+    return -F.logsigmoid(chosen - rejected).mean()         # log σ(u), safe for large |u|
 
 
 def best_policy(reference, reward, beta):
@@ -197,27 +193,27 @@ def draw_pairs(questions, prefer_working, generator):
     return tasks.encode_chats(2 * asked, chosen + rejected)
 
 
-def train_on_pairs(
-    model, questions, prefer_working, num_steps, seed=0, beta=0.5, rate=5e-4, anchor=0.0
-):
-    """DPO on sums by LoRA, in place; returns log π - log π_ref of both answers at each step.
+def dpo(chosen, rejected, chosen_ref, rejected_ref):
+    """Eq. (6) with the β of this section, 0.5."""
+    return dpo_loss(chosen, rejected, chosen_ref, rejected_ref, beta=0.5)
 
-    anchor: the weight of -log π of the chosen answers, added to eq. (6).
-    """
+
+def train_on_pairs(
+    model, questions, prefer_working, num_steps, loss_of=dpo, rate=5e-4, seed=0
+):
+    """Train LoRAs on pairs, in place; returns log π - log π_ref of both answers at each step."""
     loras = adapt(model)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     opt = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
-    device = trained[0].device
     random = torch.Generator().manual_seed(seed)
     raised = {"chosen": [], "rejected": []}
     for _ in range(num_steps):
         tokens, is_answer = draw_pairs(questions, prefer_working, random)
-        tokens = tokens.to(device)
-        is_answer = is_answer.to(device)
+        tokens = tokens.to(trained[0].device)
+        is_answer = is_answer.to(trained[0].device)
         ref = reference_log_prob(model, loras, tokens, is_answer)
         log_p = answer_log_prob(model, tokens, is_answer)
-        loss = dpo_loss(log_p[:PAIRS], log_p[PAIRS:], ref[:PAIRS], ref[PAIRS:], beta)  # eq. (6)
-        loss = loss - anchor * log_p[:PAIRS].mean()
+        loss = loss_of(log_p[:PAIRS], log_p[PAIRS:], ref[:PAIRS], ref[PAIRS:])  # eq. (6)
         opt.zero_grad()
         loss.backward()
         opt.step()

@@ -3,6 +3,7 @@
 assistant_diagram()     a model that predicts becomes one that answers: the whole chapter in one picture
 chat_boxes(...)         a chat as tokens, and which of them the loss counts
 policy_bars(...)        a few answers, and how probable each is under several policies
+seed_dots(...)          the losses of several ways, a dot a seed
 likelihood_curves(...)  what a training on pairs does to both answers of a pair
 answer(...)             your own question, answered by the model at each stage
 preference(...)         choose between two answers; a reward model follows, and a policy follows it
@@ -22,10 +23,11 @@ SEED = 0
 MONO = {"family": "monospace", "parse_math": False}
 PER_ROW = 44  # characters in a row of an answer
 NUM_BARS = 10
+PLAYS_LENGTH = 22  # characters that a network without chats writes: it would never stop
 QUESTIONS = (
     "7+5+8+6+9+4 ends in?",
     "Celia reads. The king is Paris. Titus walks. Who is king?",
-    "Who speaks?\nROMEO: Good night\nNURSE: My dear lady\nROMEO: Fare thee well",
+    "Who speaks?\nROMEO: Good night\nNURSE: My dear lady\nPARIS: Fare thee well",
 )
 PLAYS = "has read plays"
 TUNED = "tuned on answers"
@@ -75,9 +77,9 @@ def _kept_stages():
 
 @torch.no_grad()
 def write_answer(stage, question, temperature, generator):
-    """The tokens of an answer, at most tasks.ANSWER_LENGTH + 1, and (n, V) what was expected at each."""
+    """The tokens of an answer, at most 45 (22 without chats), and (n, V) what was expected at each."""
     prompt = stage.prompt(question)[None]
-    number = tasks.ANSWER_LENGTH + 1
+    number = tasks.ANSWER_LENGTH + 1 if stage.knows_chats else PLAYS_LENGTH
     written = generate(stage.model, prompt, number, generator, temperature=temperature, end=stage.end)
     logits = stage.model(written[:, :-1])[0, prompt.shape[1] - 1 :]
     return written[0, prompt.shape[1] :].tolist(), next_probabilities(logits)
@@ -103,11 +105,12 @@ def assistant_diagram():
     ax.text(0.25, 1.72, "One network, 0.8 million weights. Asked", fontsize=11, va="center")
     look = {"fontsize": 11.5, "va": "center"}
     ax.text(3.75, 1.72, QUESTIONS[0], color=plotting.INK, **look, **MONO)
-    ax.text(5.0, 1.72, "it writes:", fontsize=11, va="center")
+    ax.text(6.35, 1.72, "it writes (the third: what its", fontsize=11, va="center")
+    ax.text(6.35, 1.47, "pairs prefer):", fontsize=11, va="center")
     for k, (said, colour) in enumerate(zip(finished_answers(), _colours(), strict=True)):
         x = 0.25 + 2.9 * k
         for row, part in enumerate(_cut(said, 24)[:3]):
-            ax.text(x, 1.3 - 0.32 * row, part, color=colour, **look, **MONO)
+            ax.text(x, 1.1 - 0.32 * row, part, color=colour, **look, **MONO)
     return fig
 
 
@@ -131,7 +134,7 @@ def _cut(text, width):
 
 
 def finished_answers():
-    """What each of the three stages writes for the sum: the first two as they are kept."""
+    """What the two kept stages write for the sum, and the answer that the third is shown as the better one."""
     stages = _kept_stages()
     said = []
     for name in (PLAYS, TUNED):
@@ -191,6 +194,24 @@ def policy_bars(answers, policies):
     ax.set_xticks(range(len(answers)), answers, **{"family": "monospace"})
     ax.set(ylim=(0, 1), ylabel="probability")
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return fig
+
+
+def seed_dots(losses):
+    """Figure: for each column a group of dots: dict way -> rows {column: loss}, a row a seed."""
+    first = next(iter(losses.values()))
+    fig, axes = plotting.figure(8.0, 2.4, ncols=len(first[0]))
+    marks = "osD^"
+    for ax, column in zip(axes, first[0], strict=True):
+        for k, (way, rows) in enumerate(losses.items()):
+            values = [row[column] for row in rows]
+            colour = plotting.CYCLE[k]
+            ax.plot([k] * len(values), values, marks[k], color=colour, label=way, markersize=6)
+        ax.set(xlim=(-0.6, len(losses) - 0.4), ylim=(0, 1.1 * ax.get_ylim()[1]), title=column)
+        ax.set_xticks([])
+    axes[0].set_ylabel("nats")
+    handles, names = axes[0].get_legend_handles_labels()
+    fig.legend(handles, names, loc="outside lower center", ncols=len(losses))
     return fig
 
 

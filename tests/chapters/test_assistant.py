@@ -10,9 +10,11 @@ import torch.nn.functional as F
 
 import tools
 from aigc_helpers import panels, plotting, tasks
+from aigc_helpers.checks import CheckFailed
 from aigc_helpers.models import assistant
 from aigc_helpers.models.gpt_beyond import ModernGPT
 from aigc_helpers.panels import assistant as drawn
+from aigc_helpers.weights import load_model
 from tests.marking import run_exercises, run_marks
 from tests.notebook_cells import run_cells
 from tests.panel_checks import (
@@ -100,28 +102,22 @@ def test_an_answer_that_never_ends_is_not_right():
     assert assistant.share_right([SUM, SUM], ["in 0", "in 1"]) == 0.5
 
 
-def test_tuning_lowers_the_loss_of_answers_and_can_count_the_question_or_replay():
+def test_tuning_lowers_the_loss_of_answers_and_replay_that_of_the_plays():
     sums = tasks.draw_sums(200, seeded(), terms=2)
     chats = dict.fromkeys(
         assistant.TURNS, tasks.encode_chats(sums, [tasks.answer_sum(question) for question in sums])
     )
-    tokens, is_answer = chats["sums"]
     plays = torch.tensor(tasks.encode("To be, or not to be " * 30)).unfold(0, 33, 1)
     found = {}
-    everything = torch.ones_like(is_answer)
-    for name, told in {"usual": {}, "whole": {"whole": True}, "plays": {"plays": plays}}.items():
+    for name, replayed in {"usual": None, "plays": plays}.items():
         torch.manual_seed(0)
         model = ModernGPT(tasks.VOCAB, tasks.CONTEXT, 16, 2, 1)
-        assistant.tune(model, chats, 30, **told)
+        assistant.tune(model, chats, 30, plays=replayed)
         assert not model.training
         with torch.no_grad():
-            answers = assistant.answer_loss(model, tokens, is_answer).item()
-            whole = assistant.answer_loss(model, tokens, everything).item()
-            text = assistant.next_token_loss(model, plays[:8]).item()
-        found[name] = {"answers": answers, "whole": whole, "plays": text}
-    assert found["usual"]["answers"] < 3.0
-    assert found["whole"]["whole"] < 0.7 * found["usual"]["whole"]
-    assert found["plays"]["plays"] < 0.7 * found["usual"]["plays"]
+            found[name] = assistant.next_token_loss(model, plays[:8]).item()
+            assert assistant.answer_loss(model, *chats["sums"]).item() < 3.5
+    assert found["plays"] < 0.7 * found["usual"]
 
 
 # ---------------------------------------------------------------- LoRA
@@ -257,6 +253,15 @@ def test_the_exercises_can_be_solved():
     assert run_exercises(tools.ROOT / "notebooks" / NAME) == 5
 
 
+@pytest.mark.exhaustive
+def test_the_open_exercise_takes_the_solution_and_refuses_dpo():
+    assert run_exercises(tools.ROOT / "notebooks" / NAME, only_open=True) == 1
+    space = run_cells(NAME, ("setup", "export"))
+    run_marks(NAME, space)
+    with pytest.raises(CheckFailed, match="50 below"):
+        space["mark_6"](assistant.dpo)
+
+
 # ---------------------------------------------------------------- panels and pictures
 
 MAKERS = {
@@ -322,11 +327,16 @@ def test_the_panel_marks_an_answer_and_says_what_would_be_right():
     assert "nobody can mark this one" in panel.status.value
 
 
+@pytest.mark.parametrize("question", drawn.QUESTIONS[1:])
+def test_the_kept_model_answers_the_panels_own_text_and_scene(question):
+    assert tasks.is_right(question, assistant.ask(load_model("assistant"), [question])[0])
+
+
 def test_the_network_without_chats_goes_on_from_the_bare_question():
     stage = drawn._Stage(small_model(), knows_chats=False)
     tokens, p = drawn.write_answer(stage, "ab", 0.0, seeded())
-    want = assistant.generate(stage.model, torch.tensor([tasks.encode("ab")]), tasks.ANSWER_LENGTH + 1, temperature=0)
-    assert tokens == want[0, 2:].tolist() and len(tokens) == tasks.ANSWER_LENGTH + 1
+    want = assistant.generate(stage.model, torch.tensor([tasks.encode("ab")]), drawn.PLAYS_LENGTH, temperature=0)
+    assert tokens == want[0, 2:].tolist() and len(tokens) == drawn.PLAYS_LENGTH
     assert torch.equal(p.argmax(-1), want[0, 2:])
 
 
@@ -409,6 +419,7 @@ PICTURES = {
     "diagram": panels.assistant.assistant_diagram,
     "chat": lambda: panels.assistant.chat_boxes("7+5 ends in?", "in 2"),
     "bars": lambda: panels.assistant.policy_bars(["A", "B"], {"reference": [0.5, 0.5], "other": [0.1, 0.9]}),
+    "dots": lambda: panels.assistant.seed_dots({"one": [{"a": 1.0, "b": 2.0}] * 3, "other": [{"a": 2.0, "b": 1.0}] * 3}),
     "curves": lambda: panels.assistant.likelihood_curves({"one": CURVES, "other": CURVES}),
 }
 
@@ -473,15 +484,15 @@ FAULTS = [
         "test_training_on_pairs_raises_what_the_rater_chose",
     ),
     page(
-        "tuning: the question does not count when it should",
-        "marked | (marked.cumsum(dim=1) == 0)",
-        "marked & (marked.cumsum(dim=1) == 0) | marked",
-        "test_tuning_lowers_the_loss_of_answers_and_can_count_the_question_or_replay",
+        "replay takes the chats",
+        "next_token_loss(model, plays[some])",
+        "0 * next_token_loss(model, plays[some])",
+        "test_tuning_lowers_the_loss_of_answers_and_replay_that_of_the_plays",
     ),
     page(
-        "exercise 1 takes an answer without its end",
-        "[0] * 14 + [1] * 5)",
-        "[0] * 14 + [int(mark) for mark in marks[14:]])",
+        "exercise 4 takes an accuracy without a reference",
+        "answer(chosen, rejected, *refs), 0.5)",
+        "answer(chosen, rejected, *refs), 0.75)",
         "test_marks_refuse_wrong_answers",
     ),
     panel("the panel's reward goes the other way", "w = w - torch.linalg.solve", "w = w + torch.linalg.solve", "test_the_reward_fits_the_choices_as_bradley_and_terry_have_it"),
