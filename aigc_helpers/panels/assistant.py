@@ -364,14 +364,14 @@ def _draw_candidates(ax, p, taken, place):
     names = [tasks.decode([token]) for token in top.indices.tolist()]
     colours = [plotting.ORANGE if name == taken else plotting.BLUE for name in names]
     ax.bar(range(NUM_BARS), top.values.tolist(), 0.6, color=colours)
-    ax.set(xlim=(-0.7, NUM_BARS - 0.3), ylim=(-0.28, 1.3))
+    ax.set(xlim=(-0.7, NUM_BARS - 0.3), ylim=(-0.28, 1.45))
     ax.set_axis_off()
     for k, (name, value) in enumerate(zip(names, top.values.tolist(), strict=True)):
         short = name.strip("<>") if name in tasks.SPECIAL else _visible(name)
         size = 8.5 if name in tasks.SPECIAL else 11
         ax.text(k, -0.04, short, ha="center", va="top", fontsize=size, **MONO)
         ax.text(k, value + 0.03, f"{value:.2f}", ha="center", va="bottom", fontsize=8.5)
-    ax.text(-0.6, 1.22, f"what it expected as token {place} (temperature 1)", fontsize=9.5, va="center")
+    ax.text(-0.6, 1.36, f"what it expected as token {place} (temperature 1)", fontsize=9.5, va="center")
 
 
 # ---------------------------------------------------------------- the panel Preference

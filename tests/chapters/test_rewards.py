@@ -374,8 +374,9 @@ def test_the_exercises_can_be_solved():
     assert run_exercises(tools.ROOT / "notebooks" / NAME) == 4
 
 
-def test_the_open_exercise_can_be_solved():
-    assert run_exercises(tools.ROOT / "notebooks" / NAME, only_open=True) == 1
+@pytest.mark.exhaustive
+def test_the_open_exercise_takes_the_solution_and_refuses_the_start():
+    assert_marked(NAME, ANSWERS, only_open=True)
 
 
 ANSWERS = {
