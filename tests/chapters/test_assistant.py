@@ -460,7 +460,7 @@ FAULTS = [
         "@ self.up.T",
         "test_the_scale_counts_and_a_lora_that_is_off_is_the_old_layer",
     ),
-    page("eq. (3): the sign", "F.logsigmoid(chosen - rejected)", "F.logsigmoid(rejected - chosen)"),
+    page("eq. (3): the chosen answer loses", "F.logsigmoid(chosen - rejected)", "F.logsigmoid(rejected - chosen)"),
     page("eq. (4): the KL is reversed", "(policy * (policy.log() - reference.log())).sum()", "(reference * (reference.log() - policy.log())).sum()"),
     page("eq. (5): β multiplies", "reward / beta).softmax", "reward * beta).softmax", "test_the_best_policy_has_no_better_neighbour"),
     page("eq. (6): chosen and rejected are swapped", "(chosen - chosen_ref) - (rejected - rejected_ref)\n    return -F", "(rejected - rejected_ref) - (chosen - chosen_ref)\n    return -F"),
