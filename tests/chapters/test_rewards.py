@@ -514,13 +514,13 @@ FAULTS = [
     page(
         "the start is trained in place",
         "    policy = copy.deepcopy(start).requires_grad_(True)\n    opt = torch.optim.AdamW(policy.parameters(), lr=rate",
-        "    policy = start.requires_grad_(True)\n    opt = torch.optim.AdamW(policy.parameters(), lr=rate",
+        "    policy = copy.copy(start).requires_grad_(True)\n    opt = torch.optim.AdamW(policy.parameters(), lr=rate",
         "test_a_training_leaves_its_start_alone_and_repeats_itself",
     ),
     page(
         "the majority of ways in place of digits",
         "finals = [final_part(question, text) for text in texts]",
-        "finals = [text for text in texts]",
+        "finals = [(final_part(question, text), text)[1] for text in texts]",
         "test_the_majority_goes_by_the_last_digit_and_not_by_the_way",
     ),
     page(
