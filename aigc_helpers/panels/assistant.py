@@ -467,10 +467,12 @@ def preference(title="Preference"):
     figure = plotting.ReusableFigure(6.6, 4.4, margins=margins, nrows=2)
     reference = torch.full((len(CANDIDATES),), 1 / len(CANDIDATES))
     shown = torch.tensor([features_of(ASKED, candidate) for candidate in CANDIDATES])
-    latest = {"rater": None}
+    latest = {"rater": None, "note": ""}
 
     def draw(beta, rater=None):
         latest["rater"] = rater
+        note = latest["note"]
+        latest["note"] = ""
         w = fit_reward(state.differences)
         reward = shown @ w
         policy = (reference.log() + reward / beta).softmax(dim=0)
@@ -479,10 +481,13 @@ def preference(title="Preference"):
         _draw_policy(lower, reward, policy)
         right = sum(p for p, f in zip(policy.tolist(), shown[:, 1].tolist(), strict=True) if f)
         weights = ", ".join(f"{name} {value:+.1f}" for name, value in zip(FEATURES, w.tolist(), strict=True))
-        return fig, f"{len(state.differences)} choices. Reward: {weights}. Policy right: {100 * right:.0f} %."
+        choices = f"{len(state.differences)} choices. Reward: {weights}. Policy right: {100 * right:.0f} %."
+        return fig, f"{note}{choices}"
 
     def decide():
-        if latest["rater"] is not None:
+        if latest["rater"] is None:
+            latest["note"] = "No rater is chosen: pick one in the list. "
+        else:
             state.let_choose(latest["rater"])
 
     def after(kind, beta):

@@ -29,6 +29,8 @@ from tests.panel_checks import (
 from tests.seeded_faults import in_notebook, in_panels
 
 NAME = "03d_assistant.ipynb"
+# Answers at temperature 0 come out again; without a choice, a reward has nothing that β or a rater could change.
+NOTHING_TO_SEE = {"Write again", "β", "rater", "Let the rater choose 10"}
 SUM = "7+5+8 ends in?"
 
 
@@ -412,6 +414,16 @@ def test_choosing_by_hand_counts_the_pair_that_was_shown():
     torch.testing.assert_close(torch.tensor(state.differences[0]), want)
     panel.buttons["Start again"].click()
     assert "0 choices" in panel.status.value
+
+
+def test_without_a_rater_the_panel_says_that_none_is_chosen():
+    panel = panels.assistant.preference()
+    panel.buttons["Let the rater choose 10"].click()
+    assert "No rater is chosen" in panel.status.value
+    panel.set(rater="right")
+    assert "No rater" not in panel.status.value
+    panel.buttons["Let the rater choose 10"].click()
+    assert "10 choices" in panel.status.value
 
 
 CURVES = {"chosen": [0.0, 1.0, 2.0], "rejected": [0.0, -1.0, -4.0]}
