@@ -237,7 +237,8 @@ def answers_of(lab, title, panel):
         order = [k for k in range(size) if k != first] + [first]
         answers[label] = [lab.act(panel, lambda k=k, s=select: s.select_option(index=k)) for k in order]
     for box in panel.locator(".widget-checkbox input").all():
-        answers |= {"check box": [lab.act(panel, box.click) for _ in range(2)]}
+        clicks = [lab.act(panel, box.click) for _ in range(2)]
+        answers["check box"] = answers.get("check box", []) + clicks
     for name in panel.locator(".widget-button:visible").all_inner_texts():
         answers |= {name: [lab.click(panel, name)]} if name not in ("Run", "Pause") else {}
     assert settle(panel) - seq == sum(map(len, answers.values())), f"{title}: a panel draws once for each event"
@@ -307,18 +308,20 @@ def test_nothing_is_cut_off_and_every_picture_has_words(lab, theme, zoom):
 
 def test_run_plays_and_pause_stops(lab):
     """Every panel with a Run button: it draws again and again, and after Pause nothing more."""
+    chapter = importlib.import_module(f"tests.chapters.test_{CHAPTERS[lab.notebook]}")
+    least = getattr(chapter, "CHUNKS_A_SECOND", 1)  # a chapter may have ticks that are dear: one update of a GPT
     for title, panel in lab.panels():
         if not panel.get_by_role("button", name="Run", exact=True).count():
             continue
         pictures, seq, start = set(), seq_of(panel), time.time()
         lab.click(panel, "Run")
-        while time.time() - start < 3:
+        while time.time() - start < 3 / least:
             pictures.add(panel.locator("img").get_attribute("src"))
             time.sleep(0.05)
         lab.rates[title] = (seq_of(panel) - seq) / (time.time() - start)
         panel.get_by_role("button", name="Pause", exact=True).click()
         settle(panel, 2)
-        assert lab.rates[title] > 1 and len(pictures) >= 3, f"{title}: {lab.rates[title]:.1f} chunks a second"
+        assert lab.rates[title] > least and len(pictures) >= 3, f"{title}: {lab.rates[title]:.1f} chunks a second"
         assert panel.locator(".aigc-status[data-state=ok]").count() == 1, title
     assert lab.problems == []
 
