@@ -250,6 +250,8 @@ def answers_of(lab, title, panel):
 
 def test_every_control_of_every_panel_answers_with_one_drawing(lab):
     chapter = importlib.import_module(f"tests.chapters.test_{CHAPTERS[lab.notebook]}")
+    if reason := getattr(chapter, "CONTROLS_NOT_YET_RIGHT", ""):
+        pytest.xfail(reason)
     quiet = NOTHING_TO_SEE | getattr(chapter, "NOTHING_TO_SEE", set())
     stuck = []
     for title, panel in lab.panels():
