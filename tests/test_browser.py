@@ -28,7 +28,8 @@ pytestmark = pytest.mark.browser
 ROOT = pathlib.Path(__file__).parent.parent
 CHAPTERS = chapters()  # notebook -> module
 # Controls and buttons after which the picture may be the same: they act on training to come, or on a past that a new
-# game does not have, or the panel is there already. A chapter may name its own: NOTHING_TO_SEE in its test file.
+# game does not have, or the panel is there already. A chapter may name its own, a control or (panel, control):
+# NOTHING_TO_SEE in its test file.
 NOTHING_TO_SEE = {"G learning rate", "D learning rate", "D steps per G", "rewind", "Centre", "Start again", "top-k"}
 # A panel's cell is run again ten times; where the panel takes long to make, at least three times, in so many seconds.
 RERUNS, LEAST, SECONDS = 10, 3, 10 if os.environ.get("CI") == "true" else 30
@@ -250,14 +251,12 @@ def answers_of(lab, title, panel):
 
 def test_every_control_of_every_panel_answers_with_one_drawing(lab):
     chapter = importlib.import_module(f"tests.chapters.test_{CHAPTERS[lab.notebook]}")
-    if reason := getattr(chapter, "CONTROLS_NOT_YET_RIGHT", ""):
-        pytest.xfail(reason)
     quiet = NOTHING_TO_SEE | getattr(chapter, "NOTHING_TO_SEE", set())
     stuck = []
     for title, panel in lab.panels():
         answers = answers_of(lab, title, panel)
         stuck += [(title, label) for label, tried in answers.items()
-                  if label not in quiet and not any(answer["changed"] for answer in tried)]  # fmt: skip
+                  if not quiet & {label, (title, label)} and not any(answer["changed"] for answer in tried)]  # fmt: skip
     assert stuck == [], f"no new picture after {stuck}"
     assert lab.problems == []
 
@@ -310,20 +309,18 @@ def test_nothing_is_cut_off_and_every_picture_has_words(lab, theme, zoom):
 
 def test_run_plays_and_pause_stops(lab):
     """Every panel with a Run button: it draws again and again, and after Pause nothing more."""
-    chapter = importlib.import_module(f"tests.chapters.test_{CHAPTERS[lab.notebook]}")
-    least = getattr(chapter, "CHUNKS_A_SECOND", 1)  # a chapter may have ticks that are dear: one update of a GPT
     for title, panel in lab.panels():
         if not panel.get_by_role("button", name="Run", exact=True).count():
             continue
         pictures, seq, start = set(), seq_of(panel), time.time()
         lab.click(panel, "Run")
-        while time.time() - start < 3 / least:
+        while time.time() - start < 3:
             pictures.add(panel.locator("img").get_attribute("src"))
             time.sleep(0.05)
         lab.rates[title] = (seq_of(panel) - seq) / (time.time() - start)
         panel.get_by_role("button", name="Pause", exact=True).click()
         settle(panel, 2)
-        assert lab.rates[title] > least and len(pictures) >= 3, f"{title}: {lab.rates[title]:.1f} chunks a second"
+        assert lab.rates[title] > 1 and len(pictures) >= 3, f"{title}: {lab.rates[title]:.1f} chunks a second"
         assert panel.locator(".aigc-status[data-state=ok]").count() == 1, title
     assert lab.problems == []
 

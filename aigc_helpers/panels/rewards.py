@@ -43,6 +43,7 @@ QUESTION = "7+5+8+6+9+4 ends in?"
 MONO = {"family": "monospace", "parse_math": False}
 CHARACTER = 0.602 / 72  # inches that a character of the monospaced font takes, for each point of size
 LONGEST_SHOWN = 44  # characters of an answer in a picture
+ANSWERS = 32  # an update of the panel Training is learnt from
 RIGHT, WRONG = "✓", "✗"
 VERIFIERS = {
     "strict: the last digit is right": is_right,
@@ -62,6 +63,14 @@ def _doubt():
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("doubt", ["#F2A66B", "#FBE3CF", "#FFFFFF"])
+
+
+def _read_sum(typed):
+    """What a person typed as a sum that can be asked, and a remark (may be empty)."""
+    asked, remark = read_question(typed)
+    if SUM.fullmatch(asked):
+        return asked, remark
+    return QUESTION, f"{remark} {asked!r} is no sum: taking {QUESTION}".strip()
 
 
 def _mark(question, text):
@@ -289,10 +298,7 @@ def answer(models=None, question="9+4+8+4+9+8 ends in?"):
     figure = plotting.ReusableFigure(6.6, height, {"left": 0, "right": 1, "top": 1, "bottom": 0})
 
     def draw(question, temperature):
-        asked, remark = read_question(question)
-        if not SUM.fullmatch(asked):
-            remark = f"{remark} {asked!r} is no sum: taking {QUESTION}".strip()
-            asked = QUESTION
+        asked, remark = _read_sum(question)
         answers = state.ask(asked, temperature)
         fig, ax = figure.wipe()
         ax.set(xlim=(0, 6.6), ylim=(0, height))
@@ -407,10 +413,7 @@ def one_update(start=None, question=QUESTION, rate=1e-4, group=8):
     latest = {}
 
     def draw(question, verifier, compared, divide):
-        asked, remark = read_question(question)
-        if not SUM.fullmatch(asked):
-            remark = f"{remark} {asked!r} is no sum: taking {QUESTION}".strip()
-            asked = QUESTION
+        asked, remark = _read_sum(question)
         state.take(asked)
         rewards, advantages = state.judge(VERIFIERS[verifier], compared, divide)
         latest["advantages"] = advantages
@@ -534,7 +537,7 @@ class _Run:
     def update(self, group, verifier, beta, divide):
         if len(self.log) >= self.most:
             return
-        questions = draw_sums(64 // group, self.random)
+        questions = draw_sums(ANSWERS // group, self.random)
         settings = {"group": group, "verifier": verifier, "beta": beta, "divide": divide}
         with torch.enable_grad():
             found = make_update(
@@ -545,7 +548,7 @@ class _Run:
 
 
 def training(start=None, finished=None, losses=None, lengths=None, most=100, rate=2e-4):
-    """A training on 64 answers an update, live: what the verifier rewards, and what is right.
+    """A training on 32 answers an update, live: what the verifier rewards, and what is right.
 
     start: the policy before reward; without it, the one that is kept.
     finished, losses, lengths: the policy that the page has trained, its history's losses and the

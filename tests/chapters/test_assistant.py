@@ -30,7 +30,9 @@ from tests.seeded_faults import in_notebook, in_panels
 
 NAME = "03d_assistant.ipynb"
 # Answers at temperature 0 come out again; without a choice, a reward has nothing that β or a rater could change.
-NOTHING_TO_SEE = {"Write again", "β", "rater", "Let the rater choose 10"}
+NOTHING_TO_SEE = {("Answer", "Write again")} | {
+    ("Preference", name) for name in ("β", "rater", "Let the rater choose 10")
+}
 SUM = "7+5+8 ends in?"
 
 

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from aigc_helpers.models import gpt
-from aigc_helpers.models.gpt import GPT
 from aigc_helpers.models.gpt_beyond import VARIANTS, make_optimizers, make_variant, train_step
 
 from .gpt_rates import BATCH, SIZES, read_text
+from .gpt_recipe import make_model
 
 SEEDS = (0,)
 ROUNDS = 30
@@ -38,10 +38,10 @@ def write_out(q, k, v, is_causal):
     return (scores + never).softmax(dim=-1).to(v.dtype) @ v
 
 
-def make_old(vocab):
+def make_old(text):
     """The GPT of chapter 03 and AdamW for all of it."""
     torch.manual_seed(0)
-    model = GPT(vocab, SIZES["context"], SIZES["width"], 4, SIZES["num_blocks"])
+    model = make_model(text)
     return model, make_optimizers(model, muon=False)
 
 
@@ -61,7 +61,7 @@ def run(progress):
     vocab = len(text[0])
     batch = text[1].unfold(0, SIZES["context"] + 1, 1)[: 997 * BATCH : 997]
     made = {name: make_variant(name, vocab, 0, **SIZES) for name in VARIANTS}
-    made |= {OLD: make_old(vocab), OLD_WRITTEN_OUT: make_old(vocab)}
+    made |= {OLD: make_old(text), OLD_WRITTEN_OUT: make_old(text)}
     flops = {}
     for name, (model, opts) in made.items():
         with FlopCounterMode(display=False) as counter:
