@@ -14,7 +14,6 @@ from __future__ import annotations
 import torch
 
 from aigc_helpers import plotting, tasks
-from aigc_helpers.models.assistant import make_gpt
 from aigc_helpers.models.gpt import generate, next_probabilities
 from aigc_helpers.panels.core import Panel, choice, frozen, slider, text_box
 from aigc_helpers.weights import load_model
@@ -61,18 +60,9 @@ class _Stage:
         return torch.tensor(tasks.encode_chat(question) if self.knows_chats else tasks.encode(question))
 
 
-def _kept_stages():
-    """Stage -> model, of those that are kept; the page that makes them shows those that there are."""
-    stages = {}
-    for stage, name in KEPT.items():
-        try:
-            stages[stage] = _Stage(load_model(name), knows_chats=stage != PLAYS)
-        except (ValueError, RuntimeError):  # not made yet
-            continue
-    if not stages:  # on the page that is about to make them
-        torch.manual_seed(SEED)
-        stages[PLAYS] = _Stage(make_gpt(), knows_chats=False)
-    return stages
+def _kept(stage):
+    """The kept model of a stage. Raises ValueError or RuntimeError where there is none that fits."""
+    return _Stage(load_model(KEPT[stage]), knows_chats=stage != PLAYS)
 
 
 @torch.no_grad()
@@ -135,13 +125,14 @@ def _cut(text, width):
 
 def finished_answers():
     """What the two kept stages write for the sum, and the answer that the third is shown as the better one."""
-    stages = _kept_stages()
     said = []
     for name in (PLAYS, TUNED):
-        if name not in stages:
+        try:
+            stage = _kept(name)
+        except (ValueError, RuntimeError):  # while the page has not yet made the weights
             said.append("…")
             continue
-        tokens, _ = write_answer(stages[name], QUESTIONS[0], 0.0, _generator())
+        tokens, _ = write_answer(stage, QUESTIONS[0], 0.0, _generator())
         said.append(tasks.decode(tokens).removesuffix(tasks.SPECIAL[2]).replace("\n", "↵"))
     return [*said, tasks.answer_sum(QUESTIONS[0], working=True)]
 
@@ -271,7 +262,7 @@ def answer(models=None, question=QUESTIONS[0], title="Answer"):
         Without it, those that are kept
     """
     if models is None:
-        stages = _kept_stages()
+        stages = {stage: _kept(stage) for stage in KEPT}
     else:
         stages = {name: _Stage(model, knows_chats=name != PLAYS) for name, model in models.items()}
     state = _Asking(stages)

@@ -120,12 +120,20 @@ def _is_new(caption):
     return bool(in_pair | at_place)
 
 
+# What loading raises while the page has not yet made the weights, or made them for another class.
+NOT_MADE = (ValueError, RuntimeError, OSError)
+
+
+def _say_missing(ax):
+    ax.text(4.4, 0.7, "(the stored weights are missing)", ha="center", fontsize=10)
+
+
 def _draw_finished(ax):
     """A row of scenes under their captions; none while the page has not yet made the weights."""
     try:
         model = _model(None)
-    except (ValueError, RuntimeError, OSError):
-        ax.text(4.4, 0.7, "(the stored weights are missing)", ha="center", fontsize=10)
+    except NOT_MADE:
+        _say_missing(ax)
         return
     with torch.no_grad():
         tokens = tokenize([whole for *_, whole in FINISHED])
@@ -201,8 +209,10 @@ def clip_drawing(images, captions):
         clip = load_model("scene_clip")
         with torch.no_grad():
             cosines = clip.embed_images(images) @ clip.embed_text(tokenize(captions)).T
-    except (ValueError, RuntimeError, OSError):  # while the page has not yet made the weights
-        cosines = torch.eye(len(images))
+    except NOT_MADE:
+        fig, ax = plotting.canvas(1.4)
+        _say_missing(ax)
+        return fig
     num = len(images)
     side, wide, low = 0.62, 1.53, 0.08
     top = low + num * (side + 0.06)
@@ -230,8 +240,12 @@ HEAD = 2  # of the denoiser's own layer for words: the one in which a digit look
 def attention_drawing():
     """Figure: "seven" attends to the words of its caption; the weights are the stored denoiser's (its `read`)."""
     words = [START_WORD, *FIRST.split()]
-    weights = _refiner_weights()
     fig, ax = plotting.canvas(3.7)
+    try:
+        weights = _refiner_weights()
+    except NOT_MADE:
+        _say_missing(ax)
+        return fig
     low, step = 0.42, 0.33
     rows = [low + step * (len(words) - 1 - k) for k in range(len(words))]
     for k, (word, y) in enumerate(zip(words, rows, strict=True)):
@@ -274,10 +288,7 @@ def _cell(ax, x, y, width, colour, words):
 
 def _refiner_weights():
     """How much "seven" attends to the start and each word of the first caption: 8 numbers."""
-    try:
-        model = _model(None)
-    except (ValueError, RuntimeError, OSError):  # while the page has not yet made the weights
-        return [1 / 8] * 8
+    model = _model(None)
     keep = []
     with torch.no_grad():
         words, mask = model.text(tokenize([FIRST]))
