@@ -81,6 +81,14 @@ def _standard_work():
     plotting.to_png(fig)
 
 
+def check_drawing(draw):
+    """A picture of a page, drawn in the project's style: no text is cut off, and none is too faint to read."""
+    with plotting.style():
+        fig = draw()
+        assert cropped_texts(fig) == []
+        assert faint_texts(fig) == []
+
+
 def luminance(colour):
     """Relative luminance (...) of colours (..., 3) in 0..1: WCAG 2.1."""
     colour = np.asarray(colour, dtype=float)

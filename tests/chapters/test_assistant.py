@@ -9,7 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import tools
-from aigc_helpers import panels, plotting, tasks
+from aigc_helpers import panels, tasks
 from aigc_helpers.checks import CheckFailed
 from aigc_helpers.models import assistant
 from aigc_helpers.models.gpt_beyond import ModernGPT
@@ -20,8 +20,7 @@ from tests.notebook_cells import run_cells
 from tests.panel_checks import (
     WORDS,
     answers_within,
-    cropped_texts,
-    faint_texts,
+    check_drawing,
     moved_together,
     picture,
     use_every_control,
@@ -440,10 +439,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
 def test_a_picture_is_drawn_whole_and_can_be_read(draw):
-    with plotting.style():
-        fig = draw()
-    assert cropped_texts(fig) == []
-    assert faint_texts(fig) == []
+    check_drawing(draw)
 
 
 # ---------------------------------------------------------------- seeded faults

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from aigc_helpers import panels, plotting
+from aigc_helpers import panels
 from aigc_helpers.data import load_digits, to_signed, toy_2d, toy_modes
 from aigc_helpers.metrics import load_features
 from aigc_helpers.models import diffusion
@@ -20,8 +20,7 @@ from aigc_helpers.weights import read_experiment
 from tests.marking import assert_marked
 from tests.panel_checks import (
     answers_within,
-    cropped_texts,
-    faint_texts,
+    check_drawing,
     moved_together,
     picture,
     use_every_control,
@@ -953,10 +952,7 @@ def test_without_anywidget_there_is_a_list_of_digits(digits, monkeypatch):
     ],
 )
 def test_the_pictures_can_be_read(make):
-    with plotting.style():
-        fig = make()
-        assert faint_texts(fig) == []
-        assert cropped_texts(fig) == []
+    check_drawing(make)
 
 
 def test_the_diagram_is_drawn_without_weights_too(monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from aigc_helpers import panels, plotting, weights
+from aigc_helpers import panels, weights
 from aigc_helpers.checks import CheckFailed
 from aigc_helpers.models import gpt
 from tests import causal_models
@@ -18,8 +18,7 @@ from tests.notebook_cells import run_cells
 from tests.panel_checks import (
     WORDS,
     answers_within,
-    cropped_texts,
-    faint_texts,
+    check_drawing,
     moved_together,
     picture,
     use_every_control,
@@ -900,10 +899,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
 def test_a_picture_is_drawn_whole_and_can_be_read(draw):
-    with plotting.style():
-        fig = draw()
-    assert cropped_texts(fig) == []
-    assert faint_texts(fig) == []
+    check_drawing(draw)
 
 
 def test_the_attention_example_writes_the_numbers_of_the_equation():

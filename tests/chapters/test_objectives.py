@@ -10,7 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import tools
-from aigc_helpers import panels, plotting
+from aigc_helpers import panels
 from aigc_helpers.checks import CheckFailed
 from aigc_helpers.models import objectives
 from aigc_helpers.models.gpt import GPT, Characters, future_share
@@ -19,8 +19,7 @@ from tests.marking import run_exercises, run_marks
 from tests.notebook_cells import run_cells
 from tests.panel_checks import (
     answers_within,
-    cropped_texts,
-    faint_texts,
+    check_drawing,
     moved_together,
     picture,
     use_every_control,
@@ -700,10 +699,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
 def test_a_picture_is_drawn_whole_and_can_be_read(draw):
-    with plotting.style():
-        fig = draw()
-    assert cropped_texts(fig) == []
-    assert faint_texts(fig) == []
+    check_drawing(draw)
 
 
 def test_the_strips_are_dark_where_letters_came_late():
