@@ -1,9 +1,158 @@
-"""Generated from notebooks/07_scaling.ipynb: edit it there, then run `python -m tools export`."""
-
+import math
+from typing import NamedTuple
 
 import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from aigc_helpers.arguments import require_whole
+from aigc_helpers.models.gpt import GPT, next_token_loss
 
 
 def seeded(seed=0):
     """A private random generator, so that a cell gives the same numbers however often it is run."""
     return torch.Generator().manual_seed(seed)
+
+
+def make_gpt(seed=0):
+    """03's GPT for 65 characters, with the same first weights whenever the seed is the same."""
+    with torch.random.fork_rng(devices=[]):                    # other random numbers stay as they are
+        torch.manual_seed(seed)
+        return GPT(65, context=128, width=128, num_heads=4, num_blocks=4)
+
+
+def gradient_of(model):
+    """The gradient of all weights, one after the other (P,)."""
+    return torch.cat([weight.grad.flatten() for weight in model.parameters()])
+
+
+def relative_error(got, want):
+    """The largest difference of two tensors, in units of the largest number of the second."""
+    return ((got - want).abs().max() / want.abs().max()).item()
+
+
+def accumulate(loss_of, model, batch, num_parts):
+    """Adds the gradient of loss_of(model, batch), a mean over its rows, in parts: eq. (2)."""
+    for part in batch.tensor_split(num_parts):
+        loss = loss_of(model, part) * len(part) / len(batch)
+        loss.backward()
+
+
+def checkpointed_loss(model, tokens):
+    """next_token_loss of a GPT that keeps only the entrance of each block, and computes it again."""
+    h = model.embed(tokens[:, :-1])
+    for block in model.blocks:
+        h = checkpoint(block, h, use_reentrant=False)
+    logits = model.read_out(h)
+    return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def bf16_loss(model, tokens, loss_of=next_token_loss):
+    """A loss computed in bfloat16 where PyTorch deems that safe."""
+    with torch.autocast(tokens.device.type, dtype=torch.bfloat16):
+        return loss_of(model, tokens)
+
+
+def broadcast(ranks, source=0):
+    """Everybody gets what one rank holds."""
+    return [ranks[source].clone() for _ in ranks]
+
+
+def all_reduce(ranks):
+    """Everybody gets the sum."""
+    total = torch.stack(ranks).sum(dim=0)
+    return [total.clone() for _ in ranks]
+
+
+def reduce_scatter(ranks):
+    """The sum is cut into pieces, and rank r gets piece r."""
+    total = torch.stack(ranks).sum(dim=0)
+    return [piece.clone() for piece in total.tensor_split(len(ranks))]
+
+
+def all_gather(pieces):
+    """Everybody gets the pieces of all, one behind the other."""
+    whole = torch.cat(pieces)
+    return [whole.clone() for _ in pieces]
+
+
+def ring_schedule(num_ranks):
+    """For each step, who sends which chunk to whom: lists of (sender, receiver, chunk)."""
+    schedule = []
+    for step in range(2 * (num_ranks - 1)):
+        messages = []
+        for rank in range(num_ranks):
+            following = (rank + 1) % num_ranks
+            messages.append((rank, following, (rank - step) % num_ranks))
+        schedule.append(messages)
+    return schedule
+
+
+def ring_all_reduce(ranks):
+    """The sum on every rank, by way of the ring, and how many bytes each rank has sent: (N,)."""
+    num_ranks = len(ranks)
+    chunks = [[chunk.clone() for chunk in tensor.tensor_split(num_ranks)] for tensor in ranks]
+    sent = torch.zeros(num_ranks, dtype=torch.long)
+    for step, messages in enumerate(ring_schedule(num_ranks)):
+        moving = [chunks[sender][chunk].clone() for sender, _, chunk in messages]
+        for (sender, receiver, chunk), message in zip(messages, moving):
+            sent[sender] += message.numel() * message.element_size()
+            if step < num_ranks - 1:
+                chunks[receiver][chunk] += message             # reduce-scatter
+            else:
+                chunks[receiver][chunk] = message              # all-gather
+    return [torch.cat(parts) for parts in chunks], sent
+
+
+def ring_seconds(num_ranks, num_bytes, bandwidth, latency=0.0):
+    """Eq. (7): a ring all-reduce of num_bytes, at `bandwidth` bytes a second."""
+    messages = 2 * (num_ranks - 1)
+    return messages * (latency + num_bytes / num_ranks / bandwidth)
+
+
+def step_times(
+    batch, num_ranks, sample, fixed, num_bytes, bandwidth, latency=0.0, slowest=1.0, overlap=0.0
+):
+    """Eq. (8): seconds of a step, of its parts, and how much of the network's is hidden: a dict."""
+    compute = slowest * (fixed + sample * batch / num_ranks)
+    network = ring_seconds(num_ranks, num_bytes, bandwidth, latency)
+    hidden = min(network, overlap * 2 / 3 * compute)           # two thirds of it are backward
+    step = compute + network - hidden
+    return {"compute": compute, "network": network, "hidden": hidden, "step": step}
+
+
+class ScalingLaw(NamedTuple):
+    """The constants of eq. (9)."""
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+
+
+HOFFMANN = ScalingLaw(1.6934, 406.4, 410.7, 0.3392, 0.2849)    # 2022, as in the paper's source
+BESIROGLU = ScalingLaw(1.8172, 482.01, 2085.43, 0.3478, 0.3658)    # 2024, fitted again
+
+
+def predicted_loss(law, P, M):
+    """Eq. (9): nats a token, for P parameters trained on M tokens."""
+    return law.E + law.A / P**law.alpha + law.B / M**law.beta
+
+
+def compute_optimal(law, C):
+    """Eq. (10): the (P, M) of least predicted loss among those with 6 P M = C."""
+    a = law.beta / (law.alpha + law.beta)
+    G = (law.alpha * law.A / (law.beta * law.B)) ** (1 / (law.alpha + law.beta))
+    P = G * (C / 6) ** a
+    return P, C / (6 * P)
+
+
+H100_FLOPS = 989e12                                            # bfloat16, dense; NVIDIA's data sheet
+H100_WATTS = 700
+
+
+def gpu_hours(C, utilisation, flops=H100_FLOPS):
+    """Eq. (11): hours of one GPU for C operations, at this share of its peak."""
+    return C / (utilisation * flops) / 3600
