@@ -1,0 +1,3 @@
+"""The panels and pictures of 07_scaling."""
+
+from __future__ import annotations
