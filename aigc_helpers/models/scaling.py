@@ -1,12 +1,15 @@
-import math
+"""Generated from notebooks/07_scaling.ipynb: edit it there, then run `python -m tools export`."""
+
+
+import time
 from typing import NamedTuple
 
 import torch
-import torch.nn as nn
+import torch.distributed as dist
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from aigc_helpers.arguments import require_whole
 from aigc_helpers.models.gpt import GPT, next_token_loss
 
 
@@ -114,12 +117,44 @@ def ring_seconds(num_ranks, num_bytes, bandwidth, latency=0.0):
 def step_times(
     batch, num_ranks, sample, fixed, num_bytes, bandwidth, latency=0.0, slowest=1.0, overlap=0.0
 ):
-    """Eq. (8): seconds of a step, of its parts, and how much of the network's is hidden: a dict."""
+    """Eq. (8): seconds of a step, of its parts, and how much of the network's is hidden: a dict.
+
+    sample: c; fixed: t_0; slowest: s; overlap: 1 if it may send while it computes backward, else 0.
+    """
     compute = slowest * (fixed + sample * batch / num_ranks)
     network = ring_seconds(num_ranks, num_bytes, bandwidth, latency)
-    hidden = min(network, overlap * 2 / 3 * compute)           # two thirds of it are backward
+    hidden = min(network, overlap * 2 / 3 * compute)
     step = compute + network - hidden
     return {"compute": compute, "network": network, "hidden": hidden, "step": step}
+
+
+def time_steps(batches, num_repeats):
+    """On a rank: {"steps": {batch: seconds of a step of DDP}, "all-reduce": seconds for its gradient}.
+
+    Each is the least of num_repeats. The batch is shared out among all ranks.
+    """
+    parallel = DistributedDataParallel(make_gpt())
+    opt = torch.optim.AdamW(parallel.parameters())
+    least = {}
+    for batch in batches:
+        windows = torch.randint(65, (batch // dist.get_world_size(), 129), generator=seeded())
+        seconds = []
+        for _ in range(num_repeats):
+            dist.barrier()                                     # all begin together
+            start = time.perf_counter()
+            opt.zero_grad()
+            next_token_loss(parallel, windows).backward()      # DDP's all-reduce is in here
+            opt.step()
+            seconds.append(time.perf_counter() - start)
+        least[batch] = min(seconds)
+    numbers = gradient_of(parallel)
+    seconds = []
+    for _ in range(num_repeats):
+        dist.barrier()
+        start = time.perf_counter()
+        dist.all_reduce(numbers)
+        seconds.append(time.perf_counter() - start)
+    return {"steps": least, "all-reduce": min(seconds)}
 
 
 class ScalingLaw(NamedTuple):
@@ -132,8 +167,8 @@ class ScalingLaw(NamedTuple):
     beta: float
 
 
-HOFFMANN = ScalingLaw(1.6934, 406.4, 410.7, 0.3392, 0.2849)    # 2022, as in the paper's source
-BESIROGLU = ScalingLaw(1.8172, 482.01, 2085.43, 0.3478, 0.3658)    # 2024, fitted again
+HOFFMANN = ScalingLaw(1.6934, 406.4, 410.7, 0.3392, 0.2849)    # as in the source of the 2022 paper
+BESIROGLU = ScalingLaw(1.8172, 482.01, 2085.43, 0.3478, 0.3658)    # fitted again in 2024
 
 
 def predicted_loss(law, P, M):
@@ -143,13 +178,13 @@ def predicted_loss(law, P, M):
 
 def compute_optimal(law, C):
     """Eq. (10): the (P, M) of least predicted loss among those with 6 P M = C."""
-    a = law.beta / (law.alpha + law.beta)
-    G = (law.alpha * law.A / (law.beta * law.B)) ** (1 / (law.alpha + law.beta))
-    P = G * (C / 6) ** a
+    share = law.beta / (law.alpha + law.beta)
+    scale = (law.alpha * law.A / (law.beta * law.B)) ** (1 / (law.alpha + law.beta))
+    P = scale * (C / 6) ** share
     return P, C / (6 * P)
 
 
-H100_FLOPS = 989e12                                            # bfloat16, dense; NVIDIA's data sheet
+H100_FLOPS = 989e12                                            # bfloat16, dense: the data sheet's
 H100_WATTS = 700
 
 
