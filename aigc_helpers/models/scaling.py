@@ -20,7 +20,7 @@ def seeded(seed=0):
 
 def make_gpt(seed=0):
     """03's GPT for 65 characters, with the same first weights whenever the seed is the same."""
-    with torch.random.fork_rng(devices=[]):                    # other random numbers stay as they are
+    with torch.random.fork_rng(devices=[]):                    # other random numbers stay
         torch.manual_seed(seed)
         return GPT(65, context=128, width=128, num_heads=4, num_blocks=4)
 
@@ -43,7 +43,7 @@ def accumulate(loss_of, model, batch, num_parts):
 
 
 def checkpointed_loss(model, tokens):
-    """next_token_loss of a GPT that keeps only the entrance of each block, and computes it again."""
+    """next_token_loss of a GPT that keeps the entrance of each block, and computes it again."""
     h = model.embed(tokens[:, :-1])
     for block in model.blocks:
         h = checkpoint(block, h, use_reentrant=False)
@@ -81,7 +81,7 @@ def all_gather(pieces):
 
 
 def ring_schedule(num_ranks):
-    """For each step, who sends which chunk to whom: lists of (sender, receiver, chunk)."""
+    """For each step, who sends which piece to whom: lists of (sender, receiver, piece)."""
     schedule = []
     for step in range(2 * (num_ranks - 1)):
         messages = []
@@ -95,17 +95,17 @@ def ring_schedule(num_ranks):
 def ring_all_reduce(ranks):
     """The sum on every rank, by way of the ring, and how many bytes each rank has sent: (N,)."""
     num_ranks = len(ranks)
-    chunks = [[chunk.clone() for chunk in tensor.tensor_split(num_ranks)] for tensor in ranks]
+    pieces = [[piece.clone() for piece in tensor.tensor_split(num_ranks)] for tensor in ranks]
     sent = torch.zeros(num_ranks, dtype=torch.long)
     for step, messages in enumerate(ring_schedule(num_ranks)):
-        moving = [chunks[sender][chunk].clone() for sender, _, chunk in messages]
-        for (sender, receiver, chunk), message in zip(messages, moving):
+        moving = [pieces[sender][piece].clone() for sender, _, piece in messages]
+        for (sender, receiver, piece), message in zip(messages, moving):
             sent[sender] += message.numel() * message.element_size()
             if step < num_ranks - 1:
-                chunks[receiver][chunk] += message             # reduce-scatter
+                pieces[receiver][piece] += message             # reduce-scatter
             else:
-                chunks[receiver][chunk] = message              # all-gather
-    return [torch.cat(parts) for parts in chunks], sent
+                pieces[receiver][piece] = message              # all-gather
+    return [torch.cat(parts) for parts in pieces], sent
 
 
 def ring_seconds(num_ranks, num_bytes, bandwidth, latency=0.0):
@@ -129,32 +129,32 @@ def step_times(
 
 
 def time_steps(batches, num_repeats):
-    """On a rank: {"steps": {batch: seconds of a step of DDP}, "all-reduce": seconds for its gradient}.
+    """On a rank: seconds of a step of DDP for each batch, and of an all-reduce of its gradient.
 
-    Each is the least of num_repeats. The batch is shared out among all ranks.
+    Each is the least of num_repeats. The batch is shared out among all ranks. The GPT is a small one,
+    so that a step is over before another program of this machine gets its turn.
     """
-    parallel = DistributedDataParallel(make_gpt())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = GPT(65, context=64, width=64, num_heads=4, num_blocks=2)
+    parallel = DistributedDataParallel(model)
     opt = torch.optim.AdamW(parallel.parameters())
-    least = {}
-    for batch in batches:
-        windows = torch.randint(65, (batch // dist.get_world_size(), 129), generator=seeded())
-        seconds = []
-        for _ in range(num_repeats):
+    taken = {name: [] for name in (*batches, "all-reduce")}
+    for _ in range(num_repeats):
+        for batch in batches:
+            windows = torch.randint(65, (batch // dist.get_world_size(), 65))
             dist.barrier()                                     # all begin together
             start = time.perf_counter()
             opt.zero_grad()
             next_token_loss(parallel, windows).backward()      # DDP's all-reduce is in here
             opt.step()
-            seconds.append(time.perf_counter() - start)
-        least[batch] = min(seconds)
-    numbers = gradient_of(parallel)
-    seconds = []
-    for _ in range(num_repeats):
+            taken[batch].append(time.perf_counter() - start)
+        numbers = gradient_of(parallel)
         dist.barrier()
         start = time.perf_counter()
         dist.all_reduce(numbers)
-        seconds.append(time.perf_counter() - start)
-    return {"steps": least, "all-reduce": min(seconds)}
+        taken["all-reduce"].append(time.perf_counter() - start)
+    return {name: min(seconds) for name, seconds in taken.items()}
 
 
 class ScalingLaw(NamedTuple):

@@ -1,9 +1,9 @@
-"""Two threads or two processes: milliseconds of a training step of chapter 03's GPT, at three batches.
+"""Two threads or two processes: milliseconds of a training step of a small GPT, at three batches.
 
 Three ways to use this machine: one process with one thread, one process with two threads, two processes
 (`torch.distributed`, gloo, DDP) with one thread each. A batch is the same for all: two processes take half of it each.
-A time is the least of many steps, so that what else the machine does counts as little as can be. Beside it
-an all-reduce of the gradient alone, of two processes. The machine is measured, not a training: the seed is one.
+A time is the least of many steps, and a step is short, so that what else the machine does counts as little as can
+be. Beside it an all-reduce of the gradient alone. The machine is measured, not a training: the seed is one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from aigc_helpers.ranks import Ranks
 
 SEEDS = (0,)
 BATCHES = (4, 8, 16)
-REPEATS = 60
+REPEATS = 400
 WAYS = {
     "1 process, 1 thread": (1, 1),
     "1 process, 2 threads": (1, 2),
@@ -26,12 +26,9 @@ def run(progress):
     for name, (processes, threads) in WAYS.items():
         with Ranks(processes, threads) as team:
             found = team.run(time_steps, BATCHES, REPEATS, seconds=600)
-        row = {}
-        for batch in BATCHES:
-            slowest = max(each["steps"][batch] for each in found)
-            row[f"ms, {batch} windows"] = round(1000 * slowest, 2)
+        slowest = {what: 1000 * max(each[what] for each in found) for what in found[0]}
+        rows[name] = {f"ms, {batch} windows": round(slowest[batch], 2) for batch in BATCHES}
         if processes > 1:
-            row["ms, all-reduce"] = round(1000 * max(each["all-reduce"] for each in found), 3)
-        progress(f"{name}: {row}")
-        rows[name] = row
+            rows[name]["ms, all-reduce"] = round(slowest["all-reduce"], 3)
+        progress(f"{name}: {rows[name]}")
     return rows
