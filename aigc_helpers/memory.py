@@ -22,15 +22,15 @@ from torch.utils._pytree import tree_leaves
 class TensorMemory(TorchDispatchMode):
     """The bytes of tensors made inside a `with` block: `now`, those alive, and `peak`, the most there were.
 
-    Tensors that were there before do not count; those in `counted` do, such as a model's weights.
+    Tensors that were there before do not count, but for those in `tensors`, such as a model's weights.
     """
 
-    def __init__(self, counted=()):
+    def __init__(self, tensors=()):
         super().__init__()
         self.now = 0
         self.peak = 0
         self._known = weakref.WeakSet()
-        for tensor in counted:
+        for tensor in tensors:
             self._count(tensor)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

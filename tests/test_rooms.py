@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "checks": SMALL,
     "data": SMALL,
     "glyphs": SMALL,
+    "memory": SMALL,
     "plotting": SMALL | {"glyphs"},
     "training": SMALL | {"plotting"},
     "weights": SMALL,

@@ -108,6 +108,9 @@ def ring_all_reduce(ranks):
     return [torch.cat(parts) for parts in pieces], sent
 
 
+H100_FLOPS = 989e12                                            # bfloat16, dense: the data sheet
+
+
 def ring_seconds(num_ranks, num_bytes, bandwidth, latency=0.0):
     """Eq. (7): a ring all-reduce of num_bytes, at `bandwidth` bytes a second."""
     messages = 2 * (num_ranks - 1)
@@ -131,8 +134,8 @@ def step_times(
 def time_steps(batches, num_repeats):
     """On a rank: seconds of a step of DDP for each batch, and of an all-reduce of its gradient.
 
-    Each is the least of num_repeats. The batch is shared out among all ranks. The GPT is a small one,
-    so that a step is over before another program of this machine gets its turn.
+    Each is the least of num_repeats. The ranks share the batch. The GPT is a small one, so that a
+    step is over before another program of this machine gets its turn.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -184,7 +187,6 @@ def compute_optimal(law, C):
     return P, C / (6 * P)
 
 
-H100_FLOPS = 989e12                                            # bfloat16, dense: the data sheet's
 H100_WATTS = 700
 
 

@@ -10,12 +10,9 @@ how_big()          a model's size, its tokens and its devices: days, money, ener
 
 from __future__ import annotations
 
-import math
-
 from aigc_helpers import plotting
 from aigc_helpers.models.scaling import (
     BESIROGLU,
-    H100_FLOPS,
     H100_WATTS,
     HOFFMANN,
     compute_optimal,
@@ -303,21 +300,21 @@ def _say_step(parts, ranks, gain, busy, batch, dollars):
 
 
 def _held(num_ranks, steps):
-    """Whose numbers are in each chunk of each rank after so many steps: a list of lists of sets."""
+    """Whose numbers are in each piece of each rank after so many steps: a list of lists of sets."""
     held = [[{rank} for _ in range(num_ranks)] for rank in range(num_ranks)]
     for step, messages in enumerate(ring_schedule(num_ranks)[:steps]):
-        moving = [set(held[sender][chunk]) for sender, _, chunk in messages]
-        for (_, receiver, chunk), message in zip(messages, moving, strict=True):
+        moving = [set(held[sender][piece]) for sender, _, piece in messages]
+        for (_, receiver, piece), message in zip(messages, moving, strict=True):
             adds = step < num_ranks - 1
-            held[receiver][chunk] = held[receiver][chunk] | message if adds else message
+            held[receiver][piece] = held[receiver][piece] | message if adds else message
     return held
 
 
 def ring():
-    """A ring all-reduce: what each chunk of each rank holds, step by step, and the bytes sent so far.
+    """A ring all-reduce: what each piece of each rank holds, step by step, and the bytes sent so far.
 
     What moves: the number of ranks, and the step. What to see: after N - 1 steps each rank has one
-    finished chunk, after twice as many all have all; nobody sends twice what it holds.
+    finished piece, after twice as many all have all; nobody sends twice what it holds.
     """
     margins = {"left": 0.02, "right": 0.98, "top": 0.86, "bottom": 0.13, "wspace": 0.12}
     figure = plotting.ReusableFigure(7.0, 3.3, margins, ncols=2, gridspec_kw={"width_ratios": [1.7, 1]})
@@ -329,12 +326,12 @@ def ring():
         fig, (left, right) = figure.wipe()
         left.set_axis_off()
         arrived = ring_schedule(ranks)[step - 1] if step else []
-        _draw_chunks(left, held, arrived)
+        _draw_pieces(left, held, arrived)
         phase = "reduce-scatter" if step < ranks else "all-gather"
         left.set_title(f"after step {step} of {last}" + (f", {phase}" if step else ""), fontsize=10)
         _draw_sent(right, ranks, step)
-        finished = sum(len(chunk) == ranks for rank in held for chunk in rank)
-        words = f"{finished} of {ranks * ranks} chunks are finished. "
+        finished = sum(len(piece) == ranks for rank in held for piece in rank)
+        words = f"{finished} of {ranks * ranks} pieces are finished. "
         return fig, words + f"Each rank has sent {step}/{ranks} = {step / ranks:.2f} of its bytes."
 
     return Panel(
@@ -350,26 +347,26 @@ def ring():
             ("After 4", {"step": 4}),
             ("After 6", {"step": 6}),
         ],
-        alt="Left, a table: a row for each rank, a column for each chunk; each cell says how many ranks' "
-        "numbers are in the chunk. Right, bars: the bytes that the busiest rank has sent, by the ring and "
+        alt="Left, a table: a row for each rank, a column for each piece; each cell says how many ranks' "
+        "numbers are in the piece. Right, bars: the bytes that the busiest rank has sent, by the ring and "
         "by way of rank 0.",
     )
 
 
-def _draw_chunks(ax, held, arrived):
+def _draw_pieces(ax, held, arrived):
     num = len(held)
-    new = {(receiver, chunk) for _, receiver, chunk in arrived}
-    for rank, chunks in enumerate(held):
+    new = {(receiver, piece) for _, receiver, piece in arrived}
+    for rank, pieces in enumerate(held):
         y = num - 1 - rank
         ax.text(-0.1, y + 0.5, f"rank {rank}", ha="right", va="center", fontsize=9.5)
-        for place, chunk in enumerate(chunks):
-            share = len(chunk) / num
+        for place, piece in enumerate(pieces):
+            share = len(piece) / num
             colour = plotting.GREEN if share == 1 else (0.34 + 0.6 * (1 - share), 0.71 + 0.27 * (1 - share), 0.95)
             _block(ax, place, y, 1, 1, colour)
-            ax.text(place + 0.5, y + 0.5, f"{len(chunk)}/{num}", ha="center", va="center", fontsize=9.5)
-    for rank, chunk in new:
+            ax.text(place + 0.5, y + 0.5, f"{len(piece)}/{num}", ha="center", va="center", fontsize=9.5)
+    for rank, piece in new:
         look = {"edgecolor": plotting.ORANGE, "linewidth": 3, "zorder": 3}
-        _block(ax, chunk + 0.05, num - 0.95 - rank, 0.9, 0.9, "none", **look)
+        _block(ax, piece + 0.05, num - 0.95 - rank, 0.9, 0.9, "none", **look)
     ax.set(xlim=(-1.1 * num / 4, num + 0.05), ylim=(-0.05, num + 0.05))
 
 
