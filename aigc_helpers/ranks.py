@@ -33,6 +33,7 @@ import threading
 import time
 import traceback
 import weakref
+from typing import NamedTuple
 
 import cloudpickle
 import torch
@@ -43,6 +44,7 @@ from aigc_helpers.arguments import require_number, require_whole
 
 START_SECONDS = 120  # until all ranks have imported PyTorch and found each other, on a slow machine
 PATIENCE = 2.0  # seconds for the other ranks to say what they know, when one has failed
+ANSWER = 10.0  # seconds for a rank to say where it is, when the time of a call is over
 POLL = 0.01
 RECORDED = 200  # collectives that PyTorch's flight recorder keeps
 
@@ -96,6 +98,114 @@ def require_gloo():
             "this PyTorch has no gloo, which connects processes on CPUs: install the usual package "
             "(`python -m pip install torch`); what needs one process only works without it"
         )
+
+
+# ---------------------------------------------------------------- a command on several processes
+
+
+class Finished(NamedTuple):
+    """How a command ended: its exit status (0 is good), and all that it has printed."""
+
+    status: int
+    output: str
+
+
+def launch(module, /, *arguments, world_size=1, seconds=300) -> Finished:
+    """Run `python -m module arguments` on this machine's CPU and wait for its end.
+
+    With more than one rank, by `torch.distributed.run`. Raises RankError after `seconds`; nothing of it is
+    left running then.
+    """
+    require_whole("launch", "world_size", world_size, least=1, most=64)
+    require_number("launch", "seconds", seconds, above=0)
+    command = [sys.executable, "-m"]
+    if world_size > 1:
+        require_gloo()
+        # The address is given, so that the launcher need not ask who this machine is.
+        command += ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+        command += [f"--nproc-per-node={world_size}", "-m"]
+    command += [module, *map(str, arguments)]
+    environment = make_environment() | {"CUDA_VISIBLE_DEVICES": "", "AIGC_DEVICE": "cpu"}
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command, env=environment, encoding="utf-8", errors="replace", **pipes)
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except BaseException as problem:
+        process.terminate()  # the launcher ends its ranks
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        if isinstance(problem, subprocess.TimeoutExpired):
+            raise RankError(f"{module} is not done after {seconds:g} s; it is ended") from None
+        raise
+    return Finished(process.returncode, output)
+
+
+# ---------------------------------------------------------------- joining a launcher's group
+
+
+def connect(seconds=25, limit=300) -> bool:
+    """Join the process group that a launcher's variables describe: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
+
+    Without them, or with a single rank, nothing is joined. seconds: how long to wait for the others;
+    limit: how long a collective may take. With a GPU for each rank of the machine they talk by NCCL,
+    otherwise by gloo. Returns whether a group was joined. Raises RankError, with one message.
+    """
+    require_number("connect", "seconds", seconds, above=0)
+    require_number("connect", "limit", limit, above=0)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return False
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise RankError(f"WORLD_SIZE is set, but {' and '.join(missing)} is not: start with torch.distributed.run")
+    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    has_gpus = torch.cuda.is_available() and torch.cuda.device_count() >= on_this_machine
+    backend = "nccl" if has_gpus and dist.is_available() and dist.is_nccl_available() else "gloo"
+    if backend == "gloo":
+        require_gloo()
+    limit = datetime.timedelta(seconds=limit)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # the launcher keeps the store
+        threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
+        dist.init_process_group(backend, timeout=limit)
+        return True
+    store = _open_store(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], seconds)
+    rank = int(os.environ["RANK"])
+    world_size = int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
+    return True
+
+
+def _follow_parent(parent):
+    """End this process when its launcher is gone, which can no longer end it."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _open_store(host, port, seconds):
+    """The store at which ranks meet: rank 0 opens it, the others look for it. Raises RankError."""
+    rank = int(os.environ["RANK"])
+    world_size = int(os.environ["WORLD_SIZE"])
+    try:
+        port = require_whole("connect", "MASTER_PORT", int(port), least=1, most=65535)
+        socket.getaddrinfo(host, port)
+    except ValueError:
+        raise RankError(f"MASTER_PORT={port!r}: a port is a number from 1 to 65535") from None
+    except OSError:
+        message = f"MASTER_ADDR={host!r}: no machine of this name is known here"
+        raise RankError(f"{message}; give the address of rank 0, or 127.0.0.1 on one machine") from None
+    wait = datetime.timedelta(seconds=seconds)
+    use_libuv = sys.platform != "win32"
+    try:
+        return dist.TCPStore(host, port, world_size, rank == 0, wait, use_libuv=use_libuv)
+    except RuntimeError as error:
+        if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
+            raise RankError(f"MASTER_PORT={port}: another program uses this port; choose another") from None
+        there = f"{host}:{port}"
+        whom = f"not all of the {world_size} ranks came to" if rank == 0 else "nobody answered at"
+        raise RankError(f"rank {rank}: {whom} {there} within {seconds:g} s; is every rank started?") from None
 
 
 # ---------------------------------------------------------------- the parent's side
@@ -160,7 +270,7 @@ class Ranks:
                 with contextlib.suppress(OSError):  # it has ended: `_collect` says so
                     pickle.dump((self.count, seconds, payload), process.stdin)
                     process.stdin.flush()
-            answers = self._collect(seconds + PATIENCE)
+            answers = self._collect(seconds + ANSWER)
         except BaseException:
             self.close()
             raise
