@@ -41,7 +41,7 @@ def small_model():
 def gradient(model, loss_of, batch, num_parts=1):
     model.zero_grad()
     scaling.accumulate(loss_of, model, batch, num_parts)
-    return scaling.gradient_of(model)
+    return scaling.flat_gradient(model)
 
 
 @pytest.mark.parametrize("num_parts", [2, 3, 5, 7])
