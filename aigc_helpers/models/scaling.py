@@ -431,32 +431,32 @@ def step_times(
 
 
 def time_steps(batches, num_repeats):
-    """On a rank: seconds of a step of DDP for each batch, and of an all-reduce of its gradient.
+    """On a rank: (clock, processor time) of a step of DDP for each batch, and of an all-reduce alone.
 
-    Each is the least of num_repeats. The ranks share the batch. The GPT is a small one, so that a
-    step is over before another program of this machine gets its turn.
+    In seconds, each the least of num_repeats. The ranks share the batch. The GPT is a small one, so
+    that a step is over before another program gets its turn.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = GPT(65, context=64, width=64, num_heads=4, num_blocks=2)
     parallel = DistributedDataParallel(model)
     opt = torch.optim.AdamW(parallel.parameters())
-    taken = {name: [] for name in (*batches, "all-reduce")}
+    found = {name: [] for name in (*batches, "all-reduce")}
     for _ in range(num_repeats):
-        for batch in batches:
-            windows = torch.randint(65, (batch // dist.get_world_size(), 65))
+        for name in found:
+            rows = 1 if name == "all-reduce" else name // dist.get_world_size()
+            windows = torch.randint(65, (rows, 65))
             dist.barrier()                                     # all begin together
-            start = time.perf_counter()
-            opt.zero_grad()
-            next_token_loss(parallel, windows).backward()      # DDP's all-reduce is in here
-            opt.step()
-            taken[batch].append(time.perf_counter() - start)
-        numbers = flat_gradient(parallel)
-        dist.barrier()
-        start = time.perf_counter()
-        dist.all_reduce(numbers)
-        taken["all-reduce"].append(time.perf_counter() - start)
-    return {name: min(seconds) for name, seconds in taken.items()}
+            clock = time.perf_counter()
+            processor = time.process_time()
+            if name == "all-reduce":
+                dist.all_reduce(flat_gradient(parallel))
+            else:
+                opt.zero_grad()
+                next_token_loss(parallel, windows).backward()  # DDP's all-reduce is in here
+                opt.step()
+            found[name].append((time.perf_counter() - clock, time.process_time() - processor))
+    return {name: [min(times) for times in zip(*pairs)] for name, pairs in found.items()}
 
 
 class ScalingLaw(NamedTuple):

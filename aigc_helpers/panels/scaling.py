@@ -1,7 +1,7 @@
 """The panels and pictures of 07_scaling: who waits for whom, a ring of ranks, the price of a training.
 
 three_splits()     what each of two ranks holds and says: data parallel, sharded, tensor parallel
-speed_curves(...)  measured steps a second beside what the formulas say
+speed_curves(...)  measured milliseconds a step beside what the formula says
 loss_curves(...)   the predicted loss of models of all sizes, at one compute
 who_waits()        ranks and time: a step of data-parallel training, its idle share and its price
 ring()             a ring all-reduce, message by message
@@ -119,15 +119,13 @@ def three_splits():
     return fig
 
 
-def speed_curves(measured, predicted):
-    """Figure: milliseconds a step against the batch; name -> (batches, seconds), measured and predicted."""
+def speed_curves(points, lines):
+    """Figure: milliseconds a step against the batch, name -> (batches, ms): points measured, lines of eq. (8)."""
     fig, ax = plotting.figure(6.4, 2.9)
-    styles = ((plotting.ORANGE, "o", "--"), (plotting.BLUE, "s", "-"), (plotting.GREEN, "^", "-."))
-    for (colour, mark, dash), (name, (batches, seconds)) in zip(styles, measured.items(), strict=False):
-        ax.plot(batches, [1000 * s for s in seconds], mark, color=colour, label=f"{name}, measured")
-        if name in predicted:
-            batches, seconds = predicted[name]
-            ax.plot(batches, [1000 * s for s in seconds], dash, color=colour, label=f"{name}, eq. (8)")
+    styles = ((plotting.ORANGE, "o", "--"), (plotting.BLUE, "s", "-"))
+    for (colour, mark, dash), name in zip(styles, points, strict=True):
+        ax.plot(*points[name], mark, color=colour, label=f"{name}, measured")
+        ax.plot(*lines[name], dash, color=colour, label=f"{name}, eq. (8)")
     ax.set(xlabel="batch, windows", ylabel="ms a step", ylim=(0, None), xlim=(0, None))
     ax.legend(loc="upper left")
     return fig

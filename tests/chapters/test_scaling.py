@@ -11,6 +11,7 @@ import tools
 from aigc_helpers import panels
 from aigc_helpers.models import scaling
 from aigc_helpers.models.gpt import next_token_loss
+from aigc_helpers.ranks import Ranks
 from aigc_helpers.weights import read_experiment
 from tests.marking import assert_marked, run_exercises
 from tests.panel_checks import (
@@ -126,11 +127,18 @@ def test_more_ranks_send_less_than_twice_the_bytes_and_more_latencies():
     assert scaling.ring_seconds(1024, 0, 1e9, latency=1e-3) == pytest.approx(2.046)
 
 
-def test_the_stored_times_are_what_the_formula_says():
+def test_the_stored_times_grow_with_the_batch():
     rows = read_experiment("scaling_speed").rows
-    assert list(rows) == ["1 process, 1 thread", "1 process, 2 threads", "2 processes, 1 thread each"]
+    assert list(rows) == ["1 process", "2 processes"]
     for row in rows.values():
-        assert row["ms, 4 windows"] < row["ms, 8 windows"] < row["ms, 16 windows"]
+        assert 0 < row["4 windows"] < row["8 windows"] < row["16 windows"]
+
+
+def test_steps_are_timed_in_one_process_too():
+    with Ranks(1) as alone:
+        (found,) = alone.run(scaling.time_steps, [2], 2)
+    assert set(found) == {2, "all-reduce"}
+    assert all(0 < seconds < 60 for times in found.values() for seconds in times)
 
 
 # ---------------------------------------------------------------- how big
