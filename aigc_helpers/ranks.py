@@ -177,6 +177,20 @@ def connect(seconds=25, limit=300) -> bool:
     return True
 
 
+def _is_known(host, port, seconds):
+    """Whether a name server knows the host; one that says nothing is given up."""
+    found = queue.SimpleQueue()
+
+    def look():
+        with contextlib.suppress(OSError, UnicodeError):
+            found.put(socket.getaddrinfo(host, port))
+
+    asking = threading.Thread(target=look, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    return not found.empty()
+
+
 def _follow_parent(parent):
     """End this process when its launcher is gone, which can no longer end it."""
     while os.getppid() == parent:
@@ -190,12 +204,11 @@ def _open_store(host, port, seconds):
     world_size = int(os.environ["WORLD_SIZE"])
     try:
         port = require_whole("connect", "MASTER_PORT", int(port), least=1, most=65535)
-        socket.getaddrinfo(host, port)
     except ValueError:
         raise RankError(f"MASTER_PORT={port!r}: a port is a number from 1 to 65535") from None
-    except OSError:
+    if not _is_known(host, port, seconds):
         message = f"MASTER_ADDR={host!r}: no machine of this name is known here"
-        raise RankError(f"{message}; give the address of rank 0, or 127.0.0.1 on one machine") from None
+        raise RankError(f"{message}; give the address of rank 0, or 127.0.0.1 on one machine")
     wait = datetime.timedelta(seconds=seconds)
     use_libuv = sys.platform != "win32"
     try:
@@ -304,7 +317,8 @@ class Ranks:
         """Who is to blame, as a RankError of at most three lines for two ranks."""
         for rank, process in enumerate(self.processes):
             if rank not in answers and process.poll() is not None:
-                return RankError(f"rank {rank} {_exit(process.returncode)}{self._last_words(rank)}; all ranks are ended")
+                how = _exit(process.returncode) + self._last_words(rank)
+                return RankError(f"rank {rank} {how}; all ranks are ended")
         errors = {rank: answer for rank, answer in answers.items() if answer["kind"] == "error"}
         # A rank whose partner has failed fails too, in the collective: it is not the one to look at.
         own = {rank: answer for rank, answer in errors.items() if not answer["is_partner"]} or errors

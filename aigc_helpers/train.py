@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
 import pathlib
@@ -42,7 +41,8 @@ from aigc_helpers.ranks import RankError, connect
 from aigc_helpers.training import DIVERGED_ABOVE, pick_device, seed_everything
 
 KEPT = 2  # checkpoints
-SAME = ("model", "steps", "batch_size", "seed", "size", "context", "tokens", "vocab", "float32")  # in every part of a run
+# What must be the same in every part of a run.
+SAME = ("model", "steps", "batch_size", "seed", "size", "context", "tokens", "vocab", "float32")
 COLUMNS = "step,loss,seconds,items_per_second"
 
 

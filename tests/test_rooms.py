@@ -28,6 +28,8 @@ MAY_IMPORT = {
     "plotting": SMALL | {"glyphs"},
     "training": SMALL | {"plotting"},
     "weights": SMALL,
+    "ranks": SMALL,
+    "train": SMALL | {"data", "models", "ranks", "training", "weights"},
     "metrics": SMALL | {"data", "weights"},
     "scenes": SMALL | {"data"},
     "tasks": SMALL,

@@ -191,7 +191,7 @@ def gradient_by_ddp(batch):
 
 def train_with_adamw(model, batches):
     """One step of AdamW on each of batches (steps, B, T + 1); returns the optimiser."""
-    opt = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1, eps=1e-5)
+    opt = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-5)
     for batch in batches:
         loss = next_token_loss(model, batch)
         opt.zero_grad()
@@ -201,7 +201,7 @@ def train_with_adamw(model, batches):
 
 
 def flat_weights(model):
-    """All weights as one vector; of a sharded model each is put together first, by an all-gather."""
+    """All weights as one vector; sharded ones are put together first, by an all-gather."""
     weights = [weight.detach() for weight in model.parameters()]
     whole = [w.full_tensor() if hasattr(w, "full_tensor") else w for w in weights]
     return torch.cat([weight.flatten() for weight in whole])
@@ -285,7 +285,7 @@ class DigitTask:
 
 
 def write_tokens(path, tokens, vocab):
-    """Token numbers (M,) as a .npy file, two or four bytes a token, for `np.load(mmap_mode="r")`."""
+    """Token numbers (M,) as a .npy file of two or four bytes a token, to be mapped."""
     small = np.uint16 if vocab <= 2**16 else np.uint32
     np.save(path, np.asarray(tokens).astype(small))
 
@@ -390,8 +390,10 @@ def load_checkpoint(folder, model, opts, average=None):
     """Each rank reads what it is to hold, however many ranks have written."""
     state = state_of(model, opts, average)                     # what to read, and into which memory
     dcp.load(state, checkpoint_id=str(folder))
-    weights, optimiser = state["weights"], state["optimiser"]
-    set_state_dict(model, opts, model_state_dict=weights, optim_state_dict=optimiser)
+    weights = state["weights"]
+    set_state_dict(
+        model, opts, model_state_dict=weights, optim_state_dict=state["optimiser"]
+    )
     if average is not None:
         average.load_state_dict(state["average"])
 
@@ -552,8 +554,8 @@ def score(num_items, drop_last):
     naive = share.mean()
     dist.all_reduce(naive)
     rank, world_size = rank_and_size()
-    true_share = torch.arange(num_items).double()[rank::world_size]        # unequal: 6 and 5
-    sums = torch.stack([true_share.sum(), torch.tensor(len(true_share)).double()])
+    rest = torch.arange(num_items).double()[rank::world_size]  # all there is: 6 and 5 items
+    sums = torch.stack([rest.sum(), torch.ones_like(rest).sum()])
     dist.all_reduce(sums)
     return (naive / world_size).item(), (sums[0] / sums[1]).item()
 
