@@ -433,7 +433,7 @@ def step_times(
 
 
 def time_steps(batches, num_repeats):
-    """On a rank: (clock, processor time) of a step of DDP for each batch, and of an all-reduce alone.
+    """On a rank: [clock, processor time] of a step of DDP for each batch, and of an all-reduce.
 
     In seconds, each the least of num_repeats. The ranks share the batch. The GPT is a small one, so
     that a step is over before another program gets its turn.
