@@ -317,6 +317,7 @@ def test_a_model_too_small_for_a_loss_would_need_endless_text():
 # ---------------------------------------------------------------- seeded faults
 
 page = partial(in_notebook, NAME)
+TRAIN = "tests/test_train.py::"
 FAULTS = [
     page(
         "eq. (2): parts weighted alike",
@@ -365,8 +366,8 @@ FAULTS = [
     ),
     page(
         "data parallel: the sum for the mean",
-        "total / 4 for total in summed",
-        "total for total in summed",
+        "means = [total / 4 for total in summed]",
+        "means = [total for total in summed]",
     ),
     page(
         "sharded: every rank updates the first piece",
@@ -404,6 +405,110 @@ FAULTS = [
         "eq. (11): minutes for hours",
         "return C / (utilisation * flops) / 3600",
         "return C / (utilisation * flops) / 60",
+    ),
+    page(
+        "eq. (4): every rank reads rank 0's rows",
+        "return batch[rank::world_size]",
+        "return batch[0 * rank :: world_size]",
+    ),
+    page(
+        "eq. (4): neighbours instead of every N-th",
+        "return batch[rank::world_size]",
+        "return batch.chunk(world_size)[rank]",
+    ),
+    page(
+        "the sampler is not told the epoch",
+        "sampler.set_epoch(epoch)  ",
+        "sampler.set_epoch(0 * epoch)  ",
+    ),
+    page(
+        "eq. (5): sum for mean",
+        "    mean /= dist.get_world_size()\n    return own, mean",
+        "    return own, mean",
+    ),
+    page(
+        "eq. (5): DDP's gradient averaged twice",
+        "    return gradient_of(model, my_rows(batch))",
+        "    return gradient_of(model, my_rows(batch)) / dist.get_world_size()",
+    ),
+    page(
+        "DDP left out: each rank keeps its own gradient",
+        "model = DistributedDataParallel(make_tiny_gpt())",
+        "model = make_tiny_gpt()",
+    ),
+    page(
+        "the optimiser's state is not sharded",
+        'state["exp_avg"].to_local()',
+        'state["exp_avg"].full_tensor()',
+    ),
+    page(
+        "FSDP: the same rows on every rank",
+        "train_with_adamw(model, [my_rows(batch) for batch in batches])",
+        "train_with_adamw(model, [batch[:4] for batch in batches])",
+    ),
+    page(
+        "tensor parallel: both layers by columns",
+        '"down": RowwiseParallel()',
+        '"down": ColwiseParallel()',
+    ),
+    page(
+        "a step of the batch too far",
+        "divmod(step - 1, num_items // batch_size)",
+        "divmod(step, num_items // batch_size)",
+    ),
+    page(
+        "one order for all epochs",
+        "np.random.SeedSequence(numbers)",
+        "np.random.SeedSequence(numbers[:1])",
+    ),
+    page(
+        "a window without its last target",
+        "self.tokens[start : start + self.context + 1]",
+        "self.tokens[start : start + self.context]",
+    ),
+    page(
+        "every window begins a token late",
+        "item * self.context for item",
+        "item * self.context + 1 for item",
+    ),
+    page(
+        "the clinic counts items twice",
+        "return len(torch.cat(found).unique())",
+        "return len(torch.cat(found))",
+    ),
+    page(
+        "the clinic divides by the ranks, not by the items",
+        "torch.ones_like(rest).sum()",
+        "torch.ones(()).double()",
+    ),
+    page(
+        "the cure broadcasts nothing",
+        "dist.broadcast(weight.data, src=0)  ",
+        "dist.broadcast(weight.data.clone(), src=0)  ",
+    ),
+    page(
+        "the step takes no mean of the losses",
+        "        mean /= dist.get_world_size()\n    return mean.item()",
+        "    return mean.item()",
+        TRAIN + "test_two_ranks_are_one_process_and_the_strategies_are_one_training",
+    ),
+    page(
+        "a checkpoint without the optimiser's state",
+        'optim_state_dict=state["optimiser"]',
+        "optim_state_dict=get_state_dict(model, opts)[1]",
+        TRAIN + "test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit",
+    ),
+    page(
+        "a checkpoint without the moving average",
+        'average.load_state_dict(state["average"])',
+        "average.state_dict()",
+        TRAIN + "test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit",
+    ),
+    page(
+        "a checkpoint has its name before it is whole",
+        'beside = f"{folder}.part"',
+        'beside = f"{folder}"',
+        TRAIN + "test_ended_while_it_saves_the_checkpoint_before_is_the_newest",
     ),
     in_panels(
         "scaling",
