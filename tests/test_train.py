@@ -4,6 +4,8 @@ import argparse
 import json
 import os
 import pathlib
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from aigc_helpers.ranks import Ranks, launch, make_environment
 from aigc_helpers.train import find_checkpoints, main
 from aigc_helpers.weights import load
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 GPT = "--model gpt --size 16 --context 16 --batch-size 4 --float32 --steps 6 --save-every 2".split()
 DIGITS = "--model diffusion --size 8 --batch-size 4 --steps 6 --save-every 2".split()
 
@@ -269,3 +272,22 @@ def test_the_settings_of_a_run_are_kept(tmp_path):
     assert main([*GPT, "--out", str(tmp_path), "--stop-after", "1"]) == 0
     kept = json.loads((tmp_path / "run.json").read_text())
     assert kept["model"] == "gpt" and kept["steps"] == 6 and kept["float32"] is True
+
+
+# ---------------------------------------------------------------- what the page says
+
+
+def test_the_commands_of_the_page_have_options_that_there_are():
+    """Both parsers take them: the launcher's own options before the module, ours behind it."""
+    from torch.distributed.run import get_args_parser
+
+    book = json.loads((ROOT / "notebooks" / "07_scaling.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "markdown"]
+    blocks = [block for cell in cells for block in re.findall(r"```bash\n(.*?)```", cell, re.DOTALL)]
+    commands = [line for block in blocks for line in block.replace("\\\n", " ").split("\n") if "aigc_helpers.train" in line]
+    assert len(commands) >= 2
+    for command in commands:
+        launcher, _, ours = command.partition("-m torch.distributed.run")[2].partition("-m aigc_helpers.train")
+        known = get_args_parser().parse_args([*shlex.split(launcher.replace("$", "")), "-m", "aigc_helpers.train"])
+        assert known.nproc_per_node.isdigit() and known.training_script == "aigc_helpers.train"
+        assert train._parse(shlex.split(ours)).steps > 0
