@@ -549,7 +549,7 @@ def count_items(*args, **kwargs):
 
 
 def score(num_items, drop_last):
-    """(mean of the ranks' means, what an all-reduce of sums and counts gives) of losses 0, 1, ..."""
+    """(mean of the ranks' means, sums over counts of all ranks) of losses 0, 1, ..."""
     share = torch.tensor(share_of_items(num_items, epoch=0, drop_last=drop_last)).double()
     naive = share.mean()
     dist.all_reduce(naive)
