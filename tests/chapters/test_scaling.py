@@ -494,14 +494,14 @@ FAULTS = [
     ),
     page(
         "a checkpoint without the optimiser's state",
-        'optim_state_dict=state["optimiser"]',
-        "optim_state_dict=get_state_dict(model, opts)[1]",
+        '"optimiser": optimiser}',
+        '"optimiser": {} if optimiser else {}}',
         TRAIN + "test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit",
     ),
     page(
-        "a checkpoint without the moving average",
-        'average.load_state_dict(state["average"])',
-        "average.state_dict()",
+        "a checkpoint with the weights for their moving average",
+        'state["average"] = get_model_state_dict(average)',
+        'state["average"] = get_model_state_dict(model)',
         TRAIN + "test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit",
     ),
     page(
