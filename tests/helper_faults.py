@@ -456,7 +456,7 @@ FAULTS = [
     ),
     in_helper(
         "ranks",
-        "an answer is taken for another call's",
+        "the recorder's older entries count too",
         "_read_recorder()[begun:]\n    return",
         "_read_recorder()\n    return",
         "test_the_collectives_of_a_call_are_known",
@@ -477,7 +477,7 @@ FAULTS = [
     ),
     in_helper(
         "train",
-        "each rank has the other's noise",
+        "the noise hangs on where a run goes on",
         "scaling.mix(options.seed, step, rank)",
         "scaling.mix(options.seed, first, rank)",
         "test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit",
