@@ -225,13 +225,15 @@ def make_mlp(seed=0):
 
 
 def split_mlp(x):
-    """(outputs, the gradient of `up`, the shape of `up` here) of 03's MLP, split over the ranks."""
+    """Outputs, gradient of x, gradient of `up`, its shape here: 03's MLP, split over the ranks."""
     mlp = make_mlp()
+    x = x.clone().requires_grad_()                             # as if layers came before
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     parallelize_module(mlp, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
     out = mlp(x)
     out.square().sum().backward()
-    return out.detach(), mlp.up.weight.grad.full_tensor(), mlp.up.weight.to_local().shape
+    up = mlp.up.weight
+    return out.detach(), x.grad, up.grad.full_tensor(), up.to_local().shape
 
 
 def mix(*numbers):
@@ -432,33 +434,47 @@ def step_times(
     return {"compute": compute, "network": network, "hidden": hidden, "step": step}
 
 
-def time_steps(batches, num_repeats):
-    """On a rank: [clock, processor time] of a step of DDP for each batch, and of an all-reduce.
+def time_all_reduce(sizes, num_repeats):
+    """On a rank: seconds by the clock of an all-reduce of so many bytes, the least of num_repeats."""
+    found = {}
+    for size in sizes:
+        numbers = torch.zeros(size // 4)
+        seconds = []
+        for _ in range(num_repeats):
+            dist.barrier()
+            start = time.perf_counter()
+            dist.all_reduce(numbers)
+            seconds.append(time.perf_counter() - start)
+        found[size] = min(seconds)
+    return found
 
-    In seconds, each the least of num_repeats. The ranks share the batch. The GPT is a small one, so
-    that a step is over before another program gets its turn.
-    """
+
+def make_small_gpt():
+    """03's GPT, so small that a step is over before another program gets its turn."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = GPT(65, context=64, width=64, num_heads=4, num_blocks=2)
-    parallel = DistributedDataParallel(model)
+        return GPT(65, context=64, width=64, num_heads=4, num_blocks=2)
+
+
+def time_steps(batches, num_repeats):
+    """On a rank: {batch: [seconds by the clock, seconds of processor time]} of a step of DDP.
+
+    Each is the least of num_repeats. The ranks share the batch.
+    """
+    parallel = DistributedDataParallel(make_small_gpt())
     opt = torch.optim.AdamW(parallel.parameters())
-    found = {name: [] for name in (*batches, "all-reduce")}
+    found = {batch: [] for batch in batches}
     for _ in range(num_repeats):
-        for name in found:
-            rows = 1 if name == "all-reduce" else name // dist.get_world_size()
-            windows = torch.randint(65, (rows, 65))
+        for batch in batches:
+            windows = torch.randint(65, (batch // dist.get_world_size(), 65))
             dist.barrier()                                     # all begin together
             clock = time.perf_counter()
             processor = time.process_time()
-            if name == "all-reduce":
-                dist.all_reduce(flat_gradient(parallel))
-            else:
-                opt.zero_grad()
-                next_token_loss(parallel, windows).backward()  # DDP's all-reduce is in here
-                opt.step()
-            found[name].append((time.perf_counter() - clock, time.process_time() - processor))
-    return {name: [min(times) for times in zip(*pairs)] for name, pairs in found.items()}
+            opt.zero_grad()
+            next_token_loss(parallel, windows).backward()      # DDP's all-reduce is in here
+            opt.step()
+            found[batch].append((time.perf_counter() - clock, time.process_time() - processor))
+    return {batch: [min(times) for times in zip(*pairs)] for batch, pairs in found.items()}
 
 
 class ScalingLaw(NamedTuple):

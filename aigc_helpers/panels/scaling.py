@@ -27,7 +27,7 @@ FORWARD, BACKWARD, NETWORK, IDLE = plotting.SKY, plotting.BLUE, plotting.ORANGE,
 ROWS = 8  # ranks that a picture has room for
 
 # What is trained, and on what: seconds a window and a step, bytes of a gradient, seconds a message, dollars an hour.
-# The first as measured in section 6, rounded; the second calculated there: 4,096 tokens of 7 billion weights.
+# The first as measured in section 6, rounded; the second calculated there: 4,096 tokens of 1 billion weights.
 KINDS = {
     "03's GPT on CPU cores": {
         "sample": 0.02,
@@ -36,10 +36,10 @@ KINDS = {
         "latency": 1e-4,
         "dollars": 0.05,
     },
-    "7 billion weights on H100s": {
-        "sample": 0.43,
+    "1 billion weights on H100s": {
+        "sample": 0.062,
         "fixed": 0.0,
-        "num_bytes": 14e9,
+        "num_bytes": 2e9,
         "latency": 1e-5,
         "dollars": 3.0,
     },
@@ -79,35 +79,36 @@ def _block(ax, x, y, width, height, colour, words="", **look):
 
 # For each way of splitting: its name, what the ranks say to each other, and which of the rows are cut.
 SPLITS = (
-    ("data parallel", ("all-reduce of", "the gradient"), {"batch"}),
+    ("data parallel", ("all-reduce of", "the gradient"), {"batch", "activations"}),
     (
         "sharded (FSDP)",
         ("reduce-scatter of the gradient,", "all-gather of the weights"),
-        {"batch", "weights", "gradient", "averages"},
+        {"batch", "activations", "weights", "gradient", "averages"},
     ),
-    ("tensor parallel", ("all-reduce of", "layers' outputs"), {"weights", "gradient", "averages"}),
+    ("tensor parallel", ("all-reduces of", "each layer"), {"activations", "weights", "gradient", "averages"}),
 )
 
 
 def three_splits():
-    """Figure: what two ranks hold of batch, weights, gradient and averages under three splits, and what they say."""
-    fig, ax = plotting.canvas(3.3, width=8.8)
+    """Figure: what two ranks hold of the batch and of all that is kept, under three splits, and what they say."""
+    fig, ax = plotting.canvas(3.7, width=8.8)
     colours = {
-        "batch": plotting.SKY,
+        "batch": plotting.BLUE,
+        "activations": plotting.SKY,
         "weights": plotting.AMBER,
         "gradient": plotting.PINK,
         "averages": plotting.GREEN,
     }
     for row, name in enumerate(colours):
-        ax.text(0.1, 2.29 - 0.44 * row, name, fontsize=10, va="center")
+        ax.text(0.1, 2.69 - 0.44 * row, name, fontsize=10, va="center")
     for k, (name, said, cut) in enumerate(SPLITS):
         left = 1.15 + 2.6 * k
-        ax.text(left, 3.1, name, fontsize=11, weight="bold", va="center")
+        ax.text(left, 3.5, name, fontsize=11, weight="bold", va="center")
         for rank in range(2):
             x = left + 1.2 * rank
-            ax.text(x, 2.75, f"rank {rank}", fontsize=9.5, va="center", color=plotting.GREY)
+            ax.text(x, 3.15, f"rank {rank}", fontsize=9.5, va="center", color=plotting.GREY)
             for row, (what, colour) in enumerate(colours.items()):
-                y = 2.12 - 0.44 * row
+                y = 2.52 - 0.44 * row
                 _block(ax, x, y, 1.05, 0.34, "white", edgecolor="#BBBBBB", linestyle=":")
                 start = 0.525 * rank if what in cut else 0.0
                 _block(ax, x + start, y, 0.525 if what in cut else 1.05, 0.34, colour)
@@ -254,8 +255,8 @@ def who_waits():
         },
         frames=[
             ("03's GPT on four cores, 0.1 GB/s between them", {}),
-            ("... one of them slower", {"slowest": 1.6}),
-            ("7 billion weights, 8 GPUs, 450 GB/s", _preset(1, 1024, 8, 450.0)),
+            ("... one of them slower", {"slowest": 1.5}),
+            ("1 billion weights, 8 GPUs, 450 GB/s", _preset(1, 1024, 8, 450.0)),
             ("... 1,024 GPUs, 50 GB/s, one of them slow", _preset(1, 1024, 1024, 50.0) | {"slowest": 1.5}),
         ],
         alt="Left, a row for each rank over the time of one step: computing forward and backward, "

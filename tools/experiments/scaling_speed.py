@@ -1,9 +1,9 @@
-"""One process or two: processor time of a training step of a small GPT, at three batches.
+"""One process or two, one thread or two: a training step of a small GPT, by two clocks, at three batches.
 
-The same step in one process and in two (`torch.distributed`, gloo, DDP), each with one thread. A batch is the same
-for both: two processes take half of it each. Counted is the processor time of the slower rank, the least of many
-steps, and the two take turns: so other work on the machine counts as little as can be. Beside it an all-reduce of
-the gradient alone. The machine is measured, not a training: the seed is one.
+The same step in one process with one thread, in one with two, and in two processes (`torch.distributed`, gloo, DDP)
+with one each. A batch is the same for all: two processes take half of it each. Stored are milliseconds by the clock
+and of the slower rank's processor time, each the least of many steps; the three take turns, so that other work on the
+machine counts as little as can be. The machine is measured, not a training: the seed is one.
 """
 
 from __future__ import annotations
@@ -17,23 +17,28 @@ SEEDS = (0,)
 BATCHES = (4, 8, 16)
 ROUNDS = 40
 REPEATS = 5  # in each round
-WAYS = {"1 process": 1, "2 processes": 2}
+WAYS = {
+    "1 process, 1 thread": (1, 1),
+    "1 process, 2 threads": (1, 2),
+    "2 processes, 1 thread each": (2, 1),
+}
 
 
 def run(progress):
     with contextlib.ExitStack() as stack:
-        teams = {name: stack.enter_context(Ranks(processes)) for name, processes in WAYS.items()}
+        teams = {name: stack.enter_context(Ranks(*way)) for name, way in WAYS.items()}
         least = {name: {} for name in WAYS}
         for done in range(ROUNDS):
             for name, team in teams.items():
                 found = team.run(time_steps, BATCHES, REPEATS, seconds=600)
-                for what in found[0]:
-                    seconds = max(each[what][1] for each in found)
-                    least[name][what] = min(seconds, least[name].get(what, seconds))
+                for batch in BATCHES:
+                    for place, clock in enumerate(("clock", "processor")):
+                        column = f"{batch} windows, {clock}"
+                        seconds = max(each[batch][place] for each in found)
+                        least[name][column] = min(seconds, least[name].get(column, seconds))
             if done % 10 == 9:
                 progress(f"round {done + 1}: {least}")
-    rows = {}
-    for name, found in least.items():
-        rows[name] = {f"{batch} windows": round(1000 * found[batch], 2) for batch in BATCHES}
-        rows[name]["all-reduce alone"] = round(1000 * found["all-reduce"], 3)
-    return rows
+    return {
+        name: {column: round(1000 * seconds, 2) for column, seconds in found.items()}
+        for name, found in least.items()
+    }
