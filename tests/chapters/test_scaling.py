@@ -447,9 +447,9 @@ FAULTS = [
         "train_with_adamw(model, [batch[:4] for batch in batches])",
     ),
     page(
-        "tensor parallel: both layers by columns",
-        '"down": RowwiseParallel()',
-        '"down": ColwiseParallel()',
+        "tensor parallel: rows for columns",
+        '{"up": ColwiseParallel(), "down": RowwiseParallel()}',
+        '{"up": RowwiseParallel(), "down": ColwiseParallel()}',
     ),
     page(
         "a step of the batch too far",
