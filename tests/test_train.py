@@ -75,6 +75,16 @@ def test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit(recipe, tmp_path, caps
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_the_lines_of_steps_that_were_lost_are_dropped(tmp_path):
+    """A run that was killed has written metrics of steps that no checkpoint has, the last perhaps in part."""
+    assert main([*GPT, "--out", str(tmp_path / "whole")]) == 0
+    assert main([*GPT, "--out", str(tmp_path / "cut"), "--stop-after", "3"]) == 0
+    with open(tmp_path / "cut" / "metrics.csv", "a") as file:
+        file.write("4,9.9,1.0,1.0\n5,9.")
+    assert main([*GPT, "--out", str(tmp_path / "cut")]) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_a_run_that_is_done_stays_as_it_is(tmp_path):
     for _ in range(2):
         assert main([*GPT, "--out", str(tmp_path)]) == 0
