@@ -216,8 +216,15 @@ def test_two_ranks_are_one_process_and_the_strategies_are_one_training(team, tmp
         assert weights_of(folder).keys() == weights_of(tmp_path / "one").keys()
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-@pytest.mark.parametrize("recipe", [GPT, DIGITS], ids=["gpt", "diffusion"])
+@pytest.mark.parametrize(
+    ("recipe", "strategy"),
+    [
+        pytest.param(GPT, "fsdp", id="gpt-fsdp"),
+        pytest.param(DIGITS, "fsdp", id="diffusion-fsdp"),
+        pytest.param(GPT, "ddp", id="gpt-ddp", marks=pytest.mark.exhaustive),
+        pytest.param(DIGITS, "ddp", id="diffusion-ddp", marks=pytest.mark.exhaustive),  # as the page has it
+    ],
+)
 def test_two_ranks_resume_bit_for_bit(team, tmp_path, recipe, strategy):
     recipe = [*recipe, "--strategy", strategy]
     assert team.run(main, [*recipe, "--out", str(tmp_path / "whole")]) == [0, 0]
