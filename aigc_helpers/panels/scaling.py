@@ -342,8 +342,8 @@ def ring():
         frames=[
             ("Four ranks, before the first message", {}),
             ("After 3 steps", {"step": 3}),
-            ("After 4", {"step": 4}),
-            ("After 6", {"step": 6}),
+            ("After 4 steps", {"step": 4}),
+            ("After 6 steps", {"step": 6}),
         ],
         alt="Left, a table: a row for each rank, a column for each piece; each cell says how many ranks' "
         "numbers are in the piece. Right, bars: the bytes that the busiest rank has sent, by the ring and "
