@@ -478,8 +478,8 @@ FAULTS = [
     in_helper(
         "train",
         "the noise hangs on where a run goes on",
-        "scaling.mix(options.seed, step, rank)",
-        "scaling.mix(options.seed, first, rank)",
+        "scaling.random_of_step(step, options.seed)",
+        "scaling.random_of_step(step - first + 1, options.seed)",
         "test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit",
     ),
 ]
