@@ -81,7 +81,7 @@ def _parse(arguments):
     add("--out", type=pathlib.Path, required=True, help="the folder of the run")
     add("--steps", type=_whole, default=300, help="of the whole run (default: 300)")
     add("--batch-size", type=_whole, default=32, help="items in a step, of all ranks together (default: 32)")
-    add("--strategy", choices=scaling.STRATEGIES, default="ddp", help="a copy on each rank, or a part of the weights")
+    add("--strategy", choices=scaling.STRATEGIES, default="ddp", help="a copy on each rank (the default), or parts")
     add("--size", type=_whole, help="width of the GPT (default: 128), channels of the U-Net (default: 24)")
     add("--context", type=_whole, default=128, help="tokens that the GPT reads at once (default: 128)")
     add("--tokens", type=pathlib.Path, help="token numbers, a .npy file that is read piece by piece")
@@ -156,11 +156,11 @@ def _train(options):
         first = step_of(newest) + 1
     metrics = Metrics(options.out, first, options.tensorboard) if rank == 0 else None
     last = min(options.steps, options.stop_after or options.steps)
-    _say(f"{options.model} on {world_size} rank{'s' if world_size > 1 else ''}: steps {first} to {last}")
+    _say_what_follows(options, first, last)
     for step in range(first, last + 1):
         task.set_rates(opts, step, options.steps)
         chosen = scaling.batch_of_step(step, task.num_items, options.batch_size, options.seed)
-        random = scaling.seeded(scaling.mix(options.seed, step, rank))
+        random = scaling.random_of_step(step, options.seed)
         loss = scaling.training_step(engine, opts, task.loss, scaling.my_rows(chosen), random, device)
         if average is not None:
             update_ema(average, model, 1 - 5 / max(10, options.steps))
@@ -172,8 +172,22 @@ def _train(options):
             _end_at_once()
         if step % options.save_every == 0 or step == last:
             _save(options.out, step, model, opts, average)
+            _say(f"saved after step {step}")
     if last == options.steps:
         _finish(options, model if average is None else average)
+
+
+def _say_what_follows(options, first, last):
+    _, world_size = scaling.rank_and_size()
+    ranks = f"{world_size} rank{'s' if world_size > 1 else ''}"
+    if first > last:
+        _say(f"{options.model} on {ranks}: step {first - 1} is done already")
+    else:
+        _say(f"{options.model} on {ranks}: steps {first} to {last}")
+    if "TORCHELASTIC_RUN_ID" in os.environ and world_size > 1:  # whom to look for, or to kill
+        pids = [None] * world_size
+        dist.all_gather_object(pids, os.getpid())
+        _say(f"process ids of the ranks: {' '.join(map(str, pids))}")
 
 
 def _pick_device():

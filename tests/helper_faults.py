@@ -445,7 +445,7 @@ FAULTS = [
         "the rank whose partner failed is blamed",
         'if not answer["is_partner"]} or errors',
         "} or errors",
-        "test_an_error_of_one_rank_ends_all_and_is_the_one_that_is_told",
+        "test_the_rank_that_lost_its_partner_is_not_blamed",
     ),
     in_helper(
         "ranks",
@@ -473,13 +473,13 @@ FAULTS = [
         "lines beyond the checkpoint stay",
         'int(line.partition(",")[0]) < first',
         "True",
-        "test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit",
+        "test_the_lines_of_steps_that_were_lost_are_dropped",
     ),
     in_helper(
         "train",
         "the noise hangs on where a run goes on",
-        "scaling.mix(options.seed, step, rank)",
-        "scaling.mix(options.seed, first, rank)",
+        "scaling.random_of_step(step, options.seed)",
+        "scaling.random_of_step(step - first + 1, options.seed)",
         "test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit",
     ),
 ]

@@ -124,6 +124,18 @@ def test_an_error_of_one_rank_ends_all_and_is_the_one_that_is_told(team):
     assert message == f"rank 1: ValueError: a slip (line {line} of fail_on_rank_1); all ranks are ended"
 
 
+def leave_and_fail_on_rank_1():
+    if dist.get_rank() == 1:
+        dist.destroy_process_group()  # rank 0 fails first, for want of a partner
+        time.sleep(0.5)
+        raise ValueError("a slip")
+    dist.all_reduce(torch.ones(1))
+
+
+def test_the_rank_that_lost_its_partner_is_not_blamed(team):
+    assert str(expect_the_end(team, leave_and_fail_on_rank_1)).startswith("rank 1: ValueError: a slip (line ")
+
+
 @posix
 def test_a_killed_rank_ends_the_other_with_one_message(team):
     assert str(expect_the_end(team, kill_rank_0)) == "rank 0 was ended by the signal SIGKILL; all ranks are ended"

@@ -255,6 +255,12 @@ def batch_of_step(step, num_items, batch_size, seed=0):
     return epoch_order(num_items, epoch, seed)[start : start + batch_size]
 
 
+def random_of_step(step, seed=0):
+    """What this rank's loss draws from in step 1, 2, ...: noise, say, that no other rank has."""
+    rank, _ = rank_and_size()
+    return seeded(mix(seed, step, rank))
+
+
 class DigitTask:
     """04's U-Net on images (n, 1, 28, 28) uint8 and labels (n,); an item is an image."""
 
@@ -362,6 +368,25 @@ def training_step(model, opts, loss_of, *rows):
         dist.all_reduce(mean)
         mean /= dist.get_world_size()
     return mean.item()
+
+
+def clip_by_fsdp(batch):
+    """(the norm by which all ranks clip, the norm of this rank's own part of the gradient)."""
+    model = spread(make_tiny_gpt(), "fsdp", torch.device("cpu"))
+    next_token_loss(model, my_rows(batch)).backward()
+    own = torch.cat([weight.grad.to_local().flatten() for weight in model.parameters()]).norm()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
+    return norm.full_tensor().item(), own.item()
+
+
+def accumulate_by_ddp(batch, keep_home):
+    """The gradient of this rank's rows in two parts; keep_home: sent only after the second."""
+    model = DistributedDataParallel(make_tiny_gpt())
+    first, second = my_rows(batch).chunk(2)
+    with model.no_sync() if keep_home else contextlib.nullcontext():
+        (next_token_loss(model, first) / 2).backward()
+    (next_token_loss(model, second) / 2).backward()
+    return torch.cat([weight.grad.flatten() for weight in model.parameters()])
 
 
 def wait_for_all():

@@ -447,9 +447,9 @@ FAULTS = [
         "train_with_adamw(model, [batch[:4] for batch in batches])",
     ),
     page(
-        "tensor parallel: both layers by columns",
-        '"down": RowwiseParallel()',
-        '"down": ColwiseParallel()',
+        "tensor parallel: rows for columns",
+        '{"up": ColwiseParallel(), "down": RowwiseParallel()}',
+        '{"up": RowwiseParallel(), "down": ColwiseParallel()}',
     ),
     page(
         "a step of the batch too far",
@@ -503,6 +503,18 @@ FAULTS = [
         'state["average"] = get_model_state_dict(average)',
         'state["average"] = get_model_state_dict(model)',
         TRAIN + "test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit",
+    ),
+    page("every rank draws the same noise", "seeded(mix(seed, step, rank))", "seeded(mix(seed, step, 0 * rank))"),
+    page("every step draws the same noise", "seeded(mix(seed, step, rank))", "seeded(mix(seed, 0 * step, rank))"),
+    page(
+        "each rank clips by its own part's norm",
+        "return norm.full_tensor().item(), own.item()",
+        "return own.item() + 0 * norm.full_tensor().item(), own.item()",
+    ),
+    page(
+        "no_sync where it should be sent",
+        "with model.no_sync() if keep_home else contextlib.nullcontext():",
+        "with contextlib.nullcontext() if keep_home else model.no_sync():",
     ),
     page(
         "a checkpoint has its name before it is whole",
