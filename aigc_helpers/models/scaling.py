@@ -460,7 +460,7 @@ def step_times(
 
 
 def time_all_reduce(sizes, num_repeats):
-    """On a rank: seconds by the clock of an all-reduce of so many bytes, the least of num_repeats."""
+    """On a rank: seconds by the clock of an all-reduce of so many bytes, least of num_repeats."""
     found = {}
     for size in sizes:
         numbers = torch.zeros(size // 4)
