@@ -433,8 +433,8 @@ FAULTS = [
     ),
     page(
         "DDP left out: each rank keeps its own gradient",
-        "model = DistributedDataParallel(make_tiny_gpt())",
-        "model = make_tiny_gpt()",
+        "model = DistributedDataParallel(make_tiny_gpt())\n    return gradient_of(",
+        "model = make_tiny_gpt()\n    return gradient_of(",
     ),
     page(
         "the optimiser's state is not sharded",
