@@ -263,7 +263,7 @@ def test_a_rank_killed_from_outside_ends_the_run_which_goes_on_bit_for_bit(tmp_p
 
     With a restart the launcher itself gives the same command again.
     """
-    recipe = [*GPT, "--steps", "400", "--save-every", "50"]
+    recipe = [*GPT, "--steps", "200", "--save-every", "50"]
     assert launch("aigc_helpers.train", *recipe, "--out", tmp_path / "whole", world_size=2).status == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     command += [f"--max-restarts={restarts}", "--nproc-per-node=2", "-m", "aigc_helpers.train"]
@@ -314,8 +314,13 @@ def test_the_commands_of_the_page_have_options_that_there_are():
     book = json.loads((ROOT / "notebooks" / "07_scaling.ipynb").read_text(encoding="utf-8"))
     cells = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "markdown"]
     blocks = [block for cell in cells for block in re.findall(r"```bash\n(.*?)```", cell, re.DOTALL)]
-    commands = [line for block in blocks for line in block.replace("\\\n", " ").split("\n") if "aigc_helpers.train" in line]
-    assert len(commands) >= 2
+    commands = []
+    for block in blocks:
+        short = re.search(r'^TRAIN="(.*)"$', block, re.MULTILINE)
+        lines = block.replace("\\\n", " ").split("\n")
+        lines = [line.replace("$TRAIN", short[1]) if short else line for line in lines if not line.startswith("TRAIN=")]
+        commands += [line.partition("#")[0].rstrip(" &") for line in lines if "aigc_helpers.train" in line]
+    assert len(commands) >= 5
     for command in commands:
         launcher, _, ours = command.partition("-m torch.distributed.run")[2].partition("-m aigc_helpers.train")
         known = get_args_parser().parse_args([*shlex.split(launcher.replace("$", "")), "-m", "aigc_helpers.train"])
