@@ -806,7 +806,7 @@ FAULTS = [
     page("consistency: no noise in between", "noisy = (1 - s) * x0 + s * fresh", "noisy = x0 + 0 * fresh", CONSISTENT),
     page("mark 1 takes half", "want = slope_variance - 2 *", "want = slope_variance - 1 *", "exercises"),
     page("mark 2 looks at the ODE alone", 'check("h = g is the reverse SDE", answer(f, g2, g2, x, s), f * x - g2 * s)\n    check("h^2 = 3 g^2", answer(f, g2, 3 * g2, x, s), f * x - 2 * g2 * s)', "pass", MARKS),
-    page("mark 3 is content with any w", 'answer(net, x, t, label, 1.0), labelled, **close)', 'answer(net, x, t, label, 0.0), unlabelled, **close)', MARKS),
+    page("mark 3 takes w for 1 + w", "x0_guided = x0_labelled + 2 *", "x0_guided = x0_labelled + 3 *", "exercises"),
     page("mark 4 takes the noise's weight", "(error / 0.1).square()", "(error / error).square()", MARKS),
     page("mark 5 looks at equal steps alone", "check(name, answer(line(t), line(t + last), last, step), want)", "check(name, answer(line(t), line(t + step), step, step), want)", MARKS),
     page("mark 7 is content with even times", "bound = 0.5 * distance", "bound = 1.5 * distance", MARKS),
