@@ -743,6 +743,7 @@ MIXTURE = "test_the_mixture_is_that_of_torch_distributions"
 STUDENTS = "test_targets_of_students_lead_to_the_ends_of_their_own_trajectories"
 CONSISTENT = "test_a_consistency_model_denoises_and_adds_fresh_noise_in_between"
 AVERAGE = "test_the_loss_of_the_average_velocity_moves_time_and_point_and_holds_its_target"
+WEIGHTS = "test_loss_weights_are_those_of_their_losses"
 OTHER_WEIGHTS = "test_weights_of_other_times_and_of_edm_are_those_of_their_losses"
 MARKS = "test_answers_are_marked_for_what_they_are"
 
@@ -770,12 +771,12 @@ FAULTS = [
     page("eq. (9): the half forgotten", "middle = 0.5 * torch.trapezoid(torch.stack(errors), log_snr, dim=0)", "middle = torch.trapezoid(torch.stack(errors), log_snr, dim=0)"),
     page("eq. (9): the last step forgotten", "return first + middle + last", "return first + middle + 0 * last"),
     page("levels by the ratio of variances, not of widths", "sigma = torch.sigmoid(-log_snr / 2)", "sigma = torch.sigmoid(-log_snr)", "test_levels_have_the_signal_to_noise_ratio_that_is_asked_for"),
-    page("eq. (11): rectified flow's weight upside down", "weight = torch.exp(-log_snr / 2)", "weight = torch.exp(log_snr / 2)"),
-    page("logit-normal times: not a density of t", "normal_density(log_snr / 2) / (t * (1 - t))", "normal_density(log_snr / 2) + 0 * t"),
+    page("eq. (11): rectified flow's weight upside down", "weight = torch.exp(-log_snr / 2)", "weight = torch.exp(log_snr / 2)", WEIGHTS),
+    page("logit-normal times: not a density of t", "normal_density(log_snr / 2) / (t * (1 - t))", "normal_density(log_snr / 2) + 0 * t", OTHER_WEIGHTS),
     page("EDM: the noise's mean forgotten", "normal_density((1.2 - log_snr / 2) / 1.2)", "normal_density((0 - log_snr / 2) / 1.2)", OTHER_WEIGHTS),
     page("min-SNR: the SNR itself", "of_noise * (5 * torch.exp(-log_snr)).clamp_max(1)", "of_noise * (5 * torch.exp(log_snr)).clamp_max(1)", OTHER_WEIGHTS),
-    page("eq. (11): the noise's weight without pi", "1 / (math.pi * torch.cosh(log_snr / 2))", "1 / torch.cosh(log_snr / 2)"),
-    page("the data's weight is the noise's", "of_noise * torch.exp(-log_snr)", "of_noise * torch.exp(-0 * log_snr)", "test_loss_weights_are_those_of_their_losses"),
+    page("eq. (11): the noise's weight without pi", "1 / (math.pi * torch.cosh(log_snr / 2))", "1 / torch.cosh(log_snr / 2)", WEIGHTS),
+    page("the data's weight is the noise's", "of_noise * torch.exp(-log_snr)", "of_noise * torch.exp(-0 * log_snr)", WEIGHTS),
     page("eq. (12): a whole step ahead", "return new + 0.5 * ratio * (new - old)", "return new + ratio * (new - old)"),
     page("Heun keeps the first prediction", "x0 = (x0 + x0_there) / 2", "x0 = (x0 + x0) / 2"),
     page("2M: the ratio upside down", "ratio = step / ((alpha / sigma).log()", "ratio = 1 / step * ((alpha / sigma).log()", "test_2m_weighs_the_old_prediction_by_the_steps_of_log_alpha_over_sigma"),
@@ -805,7 +806,7 @@ FAULTS = [
     page("consistency: no noise in between", "noisy = (1 - s) * x0 + s * fresh", "noisy = x0 + 0 * fresh", CONSISTENT),
     page("mark 1 takes half", "want = slope_variance - 2 *", "want = slope_variance - 1 *", "exercises"),
     page("mark 2 looks at the ODE alone", 'check("h = g is the reverse SDE", answer(f, g2, g2, x, s), f * x - g2 * s)\n    check("h^2 = 3 g^2", answer(f, g2, 3 * g2, x, s), f * x - 2 * g2 * s)', "pass", MARKS),
-    page("mark 3 is content with any w", 'answer(net, x, t, label, 1.0), labelled, **close)', 'answer(net, x, t, label, 0.0), unlabelled, **close)', MARKS),
+    page("mark 3 takes w for 1 + w", "x0_guided = x0_labelled + 2 *", "x0_guided = x0_labelled + 3 *", "exercises"),
     page("mark 4 takes the noise's weight", "(error / 0.1).square()", "(error / error).square()", MARKS),
     page("mark 5 looks at equal steps alone", "check(name, answer(line(t), line(t + last), last, step), want)", "check(name, answer(line(t), line(t + step), step, step), want)", MARKS),
     page("mark 7 is content with even times", "bound = 0.5 * distance", "bound = 1.5 * distance", MARKS),
