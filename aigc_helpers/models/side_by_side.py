@@ -2,7 +2,27 @@
 
 import math
 
+import torch
+import torch.nn.functional as F
+
 
 def standard_error(share, n):
     """Eq. (1): how far a share of n independent answers is off, typically."""
     return math.sqrt(share * (1 - share) / n)
+
+
+@torch.no_grad()
+def write_on(model, tokens, num_new, generator=None):
+    """tokens (N, T) and num_new letters of a causal Backbone after them, one evaluation each.
+
+    Without a generator it takes the likeliest letter each time.
+    """
+    for _ in range(num_new):
+        begun = F.pad(tokens, (1, 0), value=model.mask)        # the beginning, then the letters
+        p = model(begun)[:, -1].softmax(dim=-1)
+        if generator is None:
+            letter = p.argmax(dim=-1, keepdim=True)
+        else:
+            letter = torch.multinomial(p, 1, generator=generator)
+        tokens = torch.cat([tokens, letter], dim=1)
+    return tokens

@@ -2,15 +2,247 @@
 
 from __future__ import annotations
 
+import statistics
+
 import torch
 
 from aigc_helpers import plotting
-from aigc_helpers.panels.core import Panel, choice, slider
+from aigc_helpers.metrics import load_features
+from aigc_helpers.models.side_by_side import standard_error
+from aigc_helpers.panels.core import Panel, choice, frozen, slider
+from aigc_helpers.weights import read_asset, read_experiment
+
+SEED = 0
+# One colour and one mark a family, in every picture of the page.
+COLOURS = {
+    "GAN": plotting.ORANGE,
+    "VAE": plotting.BLUE,
+    "GPT over codes": plotting.PINK,
+    "autoregressive": plotting.PINK,
+    "flow": plotting.AMBER,
+    "diffusion": plotting.GREEN,
+    "real": plotting.INK,
+}
+MARKS = {
+    "GAN": "o",
+    "VAE": "s",
+    "GPT over codes": "^",
+    "autoregressive": "^",
+    "flow": "v",
+    "diffusion": "D",
+    "real": "*",
+}
+FAMILIES = {"GAN": "gan", "VAE": "vae", "GPT over codes": "gpt", "diffusion": "diffusion"}  # -> key of the asset
 
 # ---------------------------------------------------------------- pictures
 
 
 # ---------------------------------------------------------------- spot the fake
+
+REAL = "real"
+TEN = 10
+
+
+def kept_pictures():
+    """{"real" or a family: pictures (n, 28, 28) uint8}: test digits, and samples after 90 s of training."""
+    kept, _ = read_asset("side_by_side.safetensors")
+    return {REAL: kept[REAL]} | {name: kept[key] for name, key in FAMILIES.items()}
+
+
+def kept_precision(seconds=90):
+    """{family: the mean precision of its seeds after so many seconds}, and the floor under "real"."""
+    rows = read_experiment("side_by_side").rows
+    found = {}
+    for name in FAMILIES:
+        seeds = [row["precision"] for row_name, row in rows.items() if row_name.startswith(f"{name}, {seconds} s")]
+        found[name] = statistics.mean(seeds)
+    return found | {REAL: rows["real data (floor)"]["precision"]}
+
+
+class _Game:
+    """Rounds of ten pictures: which are shown, which the player takes for fakes, and the score so far."""
+
+    def __init__(self, pictures, seed=SEED):
+        self.pictures = pictures
+        self.seed = seed
+        self.restart()
+
+    def restart(self):
+        self.random = torch.Generator().manual_seed(self.seed)
+        self.taken_for_real = dict.fromkeys(self.pictures, 0)
+        self.judged = dict.fromkeys(self.pictures, 0)
+        self.rounds = 0
+        self.deal([name for name in self.pictures if name != REAL])
+
+    def deal(self, families):
+        """Ten new pictures: each is real with probability 1/2, else from one of the families."""
+        self.families = list(families)
+        self.rounds += 1
+        self.marked = [False] * TEN
+        self.checked = False
+        self.sources = []
+        self.shown = []
+        for _ in range(TEN):
+            is_real = torch.rand(1, generator=self.random).item() < 0.5
+            which = torch.randint(len(self.families), (1,), generator=self.random).item()
+            source = REAL if is_real else self.families[which]
+            index = torch.randint(len(self.pictures[source]), (1,), generator=self.random).item()
+            self.sources.append(source)
+            self.shown.append(self.pictures[source][index])
+
+    def mark(self, k):
+        """Take picture k for a fake, or for real again; after Check it is too late."""
+        if not self.checked:
+            self.marked[k] = not self.marked[k]
+
+    def check(self):
+        """Count the round, once."""
+        if self.checked:
+            return
+        self.checked = True
+        for source, marked in zip(self.sources, self.marked, strict=True):
+            self.judged[source] += 1
+            self.taken_for_real[source] += not marked
+
+    def is_right(self, k):
+        return self.marked[k] == (self.sources[k] != REAL)
+
+    def score(self):
+        """How many answers were right so far, of how many."""
+        right = 0
+        for source, judged in self.judged.items():
+            real = self.taken_for_real[source]
+            right += real if source == REAL else judged - real
+        return right, sum(self.judged.values())
+
+
+def _play_by_classifier(game, rounds):
+    """Let the digit classifier play: what it is less sure of than of half of a round, it takes for fakes."""
+    net = load_features()
+    game.restart()
+    for played in range(rounds):
+        if played:
+            game.deal(game.families)
+        with torch.no_grad():
+            sure = net(torch.stack(game.shown)[:, None]).softmax(dim=1).amax(dim=1)
+        for k in sure.argsort()[: TEN // 2].tolist():
+            game.mark(k)
+        game.check()
+
+
+def spot_the_fake(pictures=None, precision=None):
+    """Ten digits, some real, some made by the models: which are fakes? A running score beside the judge's.
+
+    pictures: {"real" or a family: (n, 28, 28) uint8}; precision: {the same: a share}; without them,
+    the kept ones. What moves: whose fakes are dealt; a button marks a picture. What to see: how often
+    each family's fakes are taken for real, with a standard error, beside the precision that the
+    judge gives them.
+    """
+    pictures = kept_pictures() if pictures is None else pictures
+    precision = kept_precision() if precision is None else precision
+    families = [name for name in pictures if name != REAL]
+    game = _Game(pictures)
+    margins = {"left": 0.0, "right": 1.0, "top": 1.0, "bottom": 0.0}
+    figure = plotting.ReusableFigure(6.6, 4.7, margins)
+    latest = {"dealt": families}
+
+    def draw(whose):
+        dealt = families if whose == "all" else [whose]
+        if dealt != latest["dealt"]:
+            latest["dealt"] = dealt
+            game.deal(dealt)
+        fig, ax = figure.wipe()
+        ax.set(xlim=(0, 6.6), ylim=(0, 4.7))
+        ax.set_axis_off()
+        _draw_ten(ax, game)
+        _draw_fooled(ax, game, families, precision)
+        return fig, _say_game(game)
+
+    def next_ten():
+        game.deal(latest["dealt"])
+
+    def restart():
+        game.restart()
+        game.deal(latest["dealt"])
+
+    buttons = {str(k + 1): lambda k=k: game.mark(k) for k in range(TEN)}
+    return Panel(
+        "Spot the fake",
+        draw,
+        {"whose": choice("fakes by", ["all", *families])},
+        buttons=buttons | {"Check": game.check, "Next ten": next_ten, "Start again": restart},
+        frames=[
+            ("Ten digits: which are fakes?", {}),
+            ("40 rounds, played by a classifier", lambda: _play_by_classifier(game, 40)),
+        ],
+        reset=game.restart,
+        alt="Ten digits in two rows, some with an orange frame: marked as fakes. Below, for each family, "
+        "how often its fakes were taken for real, and the judge's precision.",
+    )
+
+
+def _draw_ten(ax, game):
+    from matplotlib.patches import Rectangle
+
+    size = 0.86
+    for k in range(TEN):
+        x = 0.45 + 1.17 * (k % 5)
+        y = 3.72 - 1.22 * (k // 5)
+        extent = (x, x + size, y, y + size)
+        ax.imshow(game.shown[k].numpy(), cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest")
+        if game.marked[k]:
+            look = {"fill": False, "edgecolor": plotting.ORANGE, "linewidth": 4}
+            ax.add_patch(Rectangle((x, y), size, size, **look))
+        words = f"{k + 1}"
+        colour = plotting.INK
+        if game.checked:
+            words += f"  {game.sources[k]} " + ("✓" if game.is_right(k) else "✗")
+            colour = "#00694D" if game.is_right(k) else "#A84300"
+        elif game.marked[k]:
+            words += "  fake"
+        ax.text(x + size / 2, y - 0.13, words, ha="center", va="center", fontsize=9, color=colour)
+    ax.set(xlim=(0, 6.6), ylim=(0, 4.7), aspect="auto")
+
+
+def _draw_fooled(ax, game, families, precision):
+    """Bars: the share of each kind that was taken for real, with its standard error; diamonds: the judge's."""
+    left, width = 2.3, 3.9
+    ax.text(0.15, 1.93, "taken for real:", fontsize=9.5, va="center", weight="bold")
+    ax.text(left, 1.93, "by you (bar, ± standard error) and by the judge (◆: precision)", fontsize=9, va="center")
+    for row, name in enumerate([*families, REAL]):
+        y = 1.62 - 0.33 * row
+        told = "real digits" if name == REAL else name
+        judged = game.judged[name]
+        counted = f"{game.taken_for_real[name]} of {judged}" if judged else "–"
+        ax.text(0.15, y, told, fontsize=9.5, va="center")
+        ax.text(2.2, y, counted, fontsize=9.5, va="center", ha="right")
+        ax.barh([y], [width], 0.2, left=left, color="#E4E4E0")
+        if judged:
+            share = game.taken_for_real[name] / judged
+            error = standard_error((game.taken_for_real[name] + 1) / (judged + 2), judged)
+            ax.barh([y], [width * share], 0.2, left=left, color=COLOURS[name])
+            low, high = max(0.0, share - error), min(1.0, share + error)
+            ax.plot([left + width * low, left + width * high], [y, y], color=plotting.INK, linewidth=1.3)
+        ax.plot([left + width * precision[name]], [y], "D", color="white", markeredgecolor=plotting.INK, markersize=7)
+    for share in (0.0, 0.5, 1.0):
+        ax.text(left + width * share, 0.06, f"{share:g}", fontsize=8.5, ha="center", va="center")
+
+
+def _say_game(game):
+    right, judged = game.score()
+    said = f"Round {game.rounds}: {sum(game.marked)} marked as fakes. "
+    if game.checked:
+        said = f"Round {game.rounds}: {sum(map(game.is_right, range(TEN)))} of {TEN} right. "
+    if judged:
+        share = right / judged
+        said += f"In all {right} of {judged} right: {share:.2f} ± {standard_error(share, judged):.2f}. "
+        fakes = {name: game.taken_for_real[name] / n for name, n in game.judged.items() if n and name != REAL}
+        if game.checked and fakes:
+            best = max(fakes, key=fakes.get)
+            said += f"You were fooled most often by: {best}."
+    else:
+        said += "Press the numbers of the fakes, then Check."
+    return said
 
 
 # ---------------------------------------------------------------- where the truth is known
