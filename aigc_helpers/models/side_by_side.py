@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 
 
-def standard_error(share, n):
-    """Eq. (1): how far a share of n independent answers is off, typically."""
-    return math.sqrt(share * (1 - share) / n)
+def share_with_error(count, n):
+    """A share, count of n independent answers, and its standard error: eq. (1)."""
+    p = (count + 1) / (n + 2)
+    return count / n, math.sqrt(p * (1 - p) / n)
 
 
 @torch.no_grad()
