@@ -35,7 +35,7 @@ def standard_error(share, n):
 TRUTH_ANGLES = torch.arange(8) * math.pi / 4
 TRUTH_CENTRES = 1.6 * torch.stack([TRUTH_ANGLES.cos(), TRUTH_ANGLES.sin()], dim=1)
 TRUTH_SHARES = torch.tensor([8, 7, 6, 5, 4, 3, 2, 1]) / 36
-TRUTH_WIDTH = 0.15
+TRUTH_WIDTH = 0.12
 TRUTH = Mixture(TRUTH_CENTRES, TRUTH_WIDTH, TRUTH_SHARES)  # chapter 04b's mixture of Gaussians
 PLANE_LIMIT = 2.4  # nearly all points lie in [-2.4, 2.4]^2
 LOG_2_PI = math.log(2 * math.pi)
@@ -280,7 +280,7 @@ def grid_kl(points):
     """KL of the truth from a histogram of points (N, 2), in nats: eq. (6)."""
     p = true_cells()
     q = count_cells(points) + PSEUDO_COUNT
-    return (p * (p / (q / q.sum())).log()).sum().item()
+    return torch.xlogy(p, p / (q / q.sum())).sum().item()  # x log y, and 0 where x is 0
 
 
 def near_shares(points):
