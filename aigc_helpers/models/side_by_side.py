@@ -121,7 +121,7 @@ class BinnedModel(nn.Module):
         )
 
     def log_prob(self, x):
-        """log p(x) (N,) in nats of points (N, 2), exactly; a point outside counts for the last bin."""
+        """log p(x) (N,) in nats of points (N, 2), exactly; far outside, the last bin's."""
         bins = ((x + PLANE_LIMIT) / self.bin_width).long().clamp(0, self.num_bins - 1)
         log_first = self.first.log_softmax(dim=0)[bins[:, 0]]
         log_second = self.second(bins[:, 0]).log_softmax(dim=1).gather(1, bins[:, 1:])[:, 0]
@@ -136,7 +136,7 @@ class BinnedModel(nn.Module):
 
 
 class PlaneVAE(VAE):
-    """Chapter 02's VAE for points: p(x | z) is a Gaussian round the decoder's output, width learnt."""
+    """Chapter 02's VAE for points: p(x | z) is a Gaussian whose width is learnt."""
 
     def __init__(self, hidden=64):
         super().__init__(z_dim=2, hidden=hidden, blocks=1, pixels=2)
@@ -271,7 +271,8 @@ def true_cells():
 
 def count_cells(points):
     """How many of the points (N, 2) lie in each cell; those outside count for the nearest one."""
-    index = ((points + PLANE_LIMIT) / (2 * PLANE_LIMIT) * PLANE_CELLS).long().clamp(0, PLANE_CELLS - 1)
+    place = (points + PLANE_LIMIT) / (2 * PLANE_LIMIT) * PLANE_CELLS
+    index = place.long().clamp(0, PLANE_CELLS - 1)
     counts = torch.bincount(index[:, 0] * PLANE_CELLS + index[:, 1], minlength=PLANE_CELLS**2)
     return counts.reshape(PLANE_CELLS, PLANE_CELLS)
 
