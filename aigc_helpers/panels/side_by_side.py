@@ -9,7 +9,8 @@ import torch
 
 from aigc_helpers import plotting
 from aigc_helpers.metrics import load_features
-from aigc_helpers.models.side_by_side import share_with_error
+from aigc_helpers.models.diffusion import denoiser, sample
+from aigc_helpers.models.side_by_side import PLANE_NEAR, STRAIGHT, TRUTH, share_with_error
 from aigc_helpers.panels.core import Panel, choice, frozen, slider
 from aigc_helpers.weights import read_asset, read_experiment
 
@@ -292,6 +293,107 @@ def _say_game(game):
 
 
 # ---------------------------------------------------------------- where the truth is known
+
+STOPS = 8
+NUM_POINTS = 1500
+LATTICE = 17  # lines each way
+
+
+def coupling_picture():
+    """Figure: a square lattice of points, after one coupling layer and after two, with hand-made s and t."""
+    axis = torch.linspace(-1.5, 1.5, LATTICE)
+    b, a = torch.meshgrid(axis, axis, indexing="ij")
+    lattice = torch.stack([a, b], dim=-1)
+    once = torch.stack([a, b * (0.4 * torch.sin(2 * a)).exp() + 0.4 * a], dim=-1)
+    x, y = once.unbind(dim=-1)
+    twice = torch.stack([x * (0.5 * torch.cos(1.6 * y)).exp() - 0.3 * y, y], dim=-1)
+    fig, axes = plotting.figure(8.0, 2.95, ncols=3, tight=False)
+    fig.subplots_adjust(0.01, 0.01, 0.99, 0.9, 0.04)
+    titles = ("points (a, b)", "after one layer: b has moved", "after the second: a has moved")
+    for ax, grid, title in zip(axes, (lattice, once, twice), titles, strict=True):
+        plotting.draw_warp(ax, grid, colour=COLOURS["flow"])
+        ax.set_title(title, fontsize=10)
+        plotting.square(ax, limit=2.8)
+    return fig
+
+
+def families_picture(drawn, ncols=3):
+    """Figure: the points (N, 2) of each name in its own square; what lies between the modes, as orange crosses."""
+    nrows = -(-len(drawn) // ncols)
+    height = 2.75 * nrows
+    fig, axes = plotting.figure(2.5 * ncols, height, ncols=ncols, nrows=nrows, tight=False)
+    fig.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.3 / height, 0.03, 0.12)
+    for ax, (name, points) in zip(axes.flat, drawn.items(), strict=True):
+        near = _nearest(points)[1] < PLANE_NEAR
+        plotting.draw_points(ax, real=points[near], fake=points[~near], size=3)
+        ax.set_title(name, fontsize=10)
+        plotting.square(ax)
+    return fig
+
+
+def _nearest(points):
+    """The index (N,) of the nearest centre of the truth, and the distance from it (N,)."""
+    distance, nearest = torch.cdist(points.double(), TRUTH.centres).min(dim=1)
+    return nearest, distance
+
+
+def stops_of(family, model, z):
+    """Noise z (N, 2) on its way to data through a flow or a diffusion: 9 stops, (N, 2) each."""
+    if family == "flow":
+        stops = [z]
+        for layer in reversed(model.layers):
+            stops.append(layer.inverse(stops[-1]))
+        # Each layer changes the places of the two coordinates: put them back for the eye.
+        return [x.flip(1) if (len(stops) - 1 - k) % 2 else x for k, x in enumerate(stops)]
+    path = sample(denoiser(model, STRAIGHT), z, STRAIGHT, 5 * STOPS, keep=True)
+    return path[::5]
+
+
+def noise_to_data(flow, diffusion):
+    """A cloud of noise on its way to data, through a flow's layers or a diffusion's steps.
+
+    What moves: the model, and how far the cloud has come. What to see: colours tell in which mode a
+    point will end; the orange crosses are those that will end between the modes, and in the noise
+    they lie along the borders of the regions that will become the modes.
+    """
+    models = {"flow": frozen(flow), "diffusion": frozen(diffusion)}
+    z = torch.randn(NUM_POINTS, 2, generator=torch.Generator().manual_seed(SEED))
+    margins = {"left": 0.02, "right": 0.98, "top": 0.92, "bottom": 0.02}
+    page = plotting.ReusableFigure(4.6, 4.9, margins)
+    known = {}
+
+    def draw(model, stop):
+        if model not in known:
+            with torch.no_grad():
+                known[model] = stops_of(model, models[model], z)
+        stops = known[model]
+        nearest, distance = _nearest(stops[-1])
+        between = distance >= PLANE_NEAR
+        fig, ax = page.wipe()
+        for colour, even in ((plotting.BLUE, 0), (plotting.SKY, 1)):
+            chosen = stops[stop][~between & (nearest % 2 == even)]
+            ax.scatter(*chosen.T, s=7, color=colour, linewidths=0, zorder=3)
+        lost = stops[stop][between]
+        ax.scatter(*lost.T, s=20, color=plotting.ORANGE, marker="x", linewidths=1.2, zorder=4)
+        plotting.square(ax, limit=3.2)
+        where = {0: "noise", STOPS: "data"}.get(stop, f"stop {stop} of {STOPS}")
+        ax.set_title(f"{model}: {where}", fontsize=10)
+        share = 100 * between.double().mean().item()
+        return fig, f"{share:.1f} % of the {NUM_POINTS:,} points end between the modes (orange crosses)."
+
+    return Panel(
+        "From noise to data",
+        draw,
+        {"model": choice("model", list(models)), "stop": slider("stop", 0, STOPS, STOPS, step=1)},
+        frames=[
+            ("The flow: data", {}),
+            ("The flow: the same points as noise", {"stop": 0}),
+            ("The diffusion: data", {"model": "diffusion", "stop": STOPS}),
+            ("The diffusion: the same points as noise", {"stop": 0}),
+        ],
+        alt="A cloud of points in two shades of blue, with orange crosses among them.",
+    )
+
 
 
 # ---------------------------------------------------------------- digits: equal seconds, trade-off
