@@ -1,14 +1,18 @@
 """Generated from notebooks/06_side_by_side.ipynb: edit it there, then run `python -m tools export`."""
 
+import copy
+import itertools
 import math
+import time
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from aigc_helpers.arguments import require_one_of, require_whole
+from aigc_helpers.arguments import require_number, require_one_of, require_whole
 from aigc_helpers.metrics import energy_distance
 from aigc_helpers.models.diffusion import (
+    NO_LABEL,
     VelocityNet,
     denoiser,
     denoising_loss,
@@ -22,9 +26,9 @@ from aigc_helpers.models.gan import (
     discriminator_objective,
     generator_loss,
 )
-from aigc_helpers.models.vae import VAE, gaussian_kl, reparameterise
+from aigc_helpers.models.vae import VAE, ConvVAE, binarise, elbo_terms, gaussian_kl, reparameterise
 from aigc_helpers.models.vae_beyond import gaussian_log_likelihood
-from aigc_helpers.training import seed_everything, steps
+from aigc_helpers.training import autocast, seed_everything, steps
 
 
 def share_with_error(count, n):
@@ -326,6 +330,116 @@ def score_points(points, held_out):
         "modes": (shares > 0.25 * TRUTH.shares).sum().item(),
         "between": 100 * (1 - shares.sum().item()),
     }
+
+
+def share_of_rate(step):
+    """Up over the first 30 steps, then level: no schedule that knows the end."""
+    return min(1.0, step / 30)
+
+
+@torch.no_grad()
+def follow(average, model, step):
+    """Move the averaged weights, and BatchNorm's numbers, towards a model's: eq. (8), in place."""
+    share = 1 / (10 + step / 5)
+    pairs = zip(average.state_dict().values(), model.state_dict().values(), strict=True)
+    for kept, new in pairs:
+        if kept.is_floating_point():
+            kept.lerp_(new, share)
+
+
+def train_vae_for(images, seconds, seed=0, rate=4e-3, batch_size=128):
+    """Chapter 02's VAE after so many seconds of the processor; returns its average, and the steps.
+
+    images (N, 1, 28, 28) in bytes. The time counts the work of all threads.
+    """
+    require_number("train_vae_for", "seconds", seconds, above=0)
+    torch.manual_seed(seed)
+    model = ConvVAE()
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    opt = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
+    random = torch.Generator().manual_seed(seed)
+    step = 0
+    began = time.process_time()
+    while time.process_time() - began < seconds:  # the clock
+        step += 1
+        opt.param_groups[0]["lr"] = rate * share_of_rate(step)
+        chosen = torch.randint(len(images), (batch_size,), generator=random)
+        x = binarise(images[chosen], random)
+        with autocast("cpu"):
+            distortion, rates = elbo_terms(model, x, generator=random)
+        loss = (distortion + rates.sum(dim=1)).mean()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        follow(average, model, step)
+    return average, step
+
+
+def nearest_distance(pictures, others):
+    """For pictures (N, ...) the distance to the nearest of others (M, ...), (N,)."""
+    x = pictures.flatten(1).float()
+    parts = [torch.cdist(x, some.flatten(1).float()).amin(dim=1) for some in others.split(5000)]
+    return torch.stack(parts).amin(dim=0)
+
+
+def copied_share(pictures, training, kept_away):
+    """The share of pictures nearer to training than to as many kept_away: 0.5 for no copies."""
+    if len(training) != len(kept_away):
+        sizes = f"{len(training)} and {len(kept_away)}"
+        raise ValueError(f"copied_share: the two sets must be equally large, got {sizes}")
+    to_training = nearest_distance(pictures, training)
+    to_others = nearest_distance(pictures, kept_away)
+    return (to_training < to_others).float().mean().item()
+
+
+@torch.no_grad()
+def carry(net, x, start, end, num_steps=8):
+    """Images x (N, 1, 28, 28) carried from time start to end by 04's velocity, without a label.
+
+    The midpoint rule: two network evaluations a step.
+    """
+    step = (end - start) / num_steps
+    label = torch.full((len(x),), NO_LABEL)
+    for k in range(num_steps):
+        t = torch.full((len(x),), start + k * step)
+        middle = x + step / 2 * net(x, t, label)
+        x = x + step * net(middle, t + step / 2, label)
+    return x
+
+
+def search_code(G, images, num_steps=200, num_starts=4, seed=0):
+    """z (N, 64) whose pictures G(z) are near to images (N, 1, 28, 28): the best of some starts."""
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(num_starts, len(images), 64, generator=generator, requires_grad=True)
+    opt = torch.optim.Adam([z], lr=0.1)
+    wanted = images.repeat(num_starts, 1, 1, 1)
+    for _ in range(num_steps):
+        error = (G(z.flatten(0, 1)) - wanted).square().mean(dim=(1, 2, 3))
+        opt.zero_grad()
+        error.sum().backward()
+        opt.step()
+    best = error.view(num_starts, -1).argmin(dim=0)
+    return z.detach()[best, torch.arange(len(images))]
+
+
+def between(a, b, t, circle=False):
+    """The point at t in [0, 1] on the way from a to b (N, ...): straight, or eq. (12)."""
+    if not circle:
+        return (1 - t) * a + t * b
+    cosine = F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1).clamp(-0.9999, 0.9999)
+    angle = cosine.arccos().view(-1, *[1] * (a.ndim - 1))
+    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+
+
+@torch.no_grad()
+def morph(decode, codes, circle=False, num=7):
+    """Pictures (pairs, num, 28, 28) on the way between every two of codes (N, ...)."""
+    first, second = zip(*itertools.combinations(range(len(codes)), 2))
+    ways = []
+    for t in torch.linspace(0, 1, num).tolist():
+        pictures = decode(between(codes[list(first)], codes[list(second)], t, circle))
+        ways.append(pictures.reshape(-1, 28, 28).clamp(-1, 1))
+    return torch.stack(ways, dim=1)
 
 
 @torch.no_grad()

@@ -60,7 +60,7 @@ def _chain(ax, y, places, words, colour, arrow="->"):
         right = end
 
 
-ROADS = (  # family, boxes on the way to a picture, how the arrows go, what is trained, what likelihood there is
+WAYS_TO_DRAW = (  # family, boxes on the way to a picture, how the arrows go, what is trained, what likelihood there is
     ("GAN", ("noise z", "G", "picture"), "->", "to pass for real", "none"),
     ("VAE", ("noise z", "decoder", "picture"), "->", "to give pictures back", "a bound"),
     ("autoregressive", ("part 1", "part 2", "part 3 …"), "->", "to predict the next part", "exact"),
@@ -75,7 +75,7 @@ def families_diagram():
     heads = ((0.15, "family"), (2.9, "how it draws"), (5.6, "trained to"), (7.75, "likelihood"))
     for x, head in heads:
         ax.text(x, 3.36, head, fontsize=9.5, color=plotting.GREY, va="center")
-    for row, (name, words, arrow, trained, known) in enumerate(ROADS):
+    for row, (name, words, arrow, trained, known) in enumerate(WAYS_TO_DRAW):
         y = 2.9 - 0.64 * row
         ax.plot([0.2], [y], MARKS[name], color=COLOURS[name], markersize=9)
         ax.text(0.4, y, name, fontsize=10, va="center")
