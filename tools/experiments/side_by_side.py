@@ -593,6 +593,8 @@ def keep_pictures(data, parts):
         kept[f"{short}_nearest"] = data["images"][which].reshape(-1, 28, 28)
         if "filled" in parts[name, 0]:
             kept[f"{short}_filled"] = parts[name, 0]["filled"][:12]
+    marks = parts[FAST_GAN, 0]["marks"]
+    kept["gan_fast_grow"] = torch.stack([marks[m]["pictures"][:12] for m in MARKS])
     kept["to_fill"] = data["test"].reshape(-1, 28, 28)[:12]
     kept = {name: pictures.contiguous() for name, pictures in kept.items()}
     return write_asset("side_by_side.safetensors", kept, f"{COMMAND} side_by_side")
