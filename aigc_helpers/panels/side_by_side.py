@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 
 import torch
 
 from aigc_helpers import plotting
 from aigc_helpers.metrics import load_features
-from aigc_helpers.models.side_by_side import standard_error
+from aigc_helpers.models.diffusion import denoiser, sample
+from aigc_helpers.models.side_by_side import PLANE_NEAR, STRAIGHT, TRUTH, share_with_error
 from aigc_helpers.panels.core import Panel, choice, frozen, slider
 from aigc_helpers.weights import read_asset, read_experiment
 
@@ -35,6 +37,52 @@ MARKS = {
 FAMILIES = {"GAN": "gan", "VAE": "vae", "GPT over codes": "gpt", "diffusion": "diffusion"}  # -> key of the asset
 
 # ---------------------------------------------------------------- pictures
+
+
+def _node(ax, x, y, words, colour, width=1.15):
+    from matplotlib.patches import FancyBboxPatch
+
+    style = "round,pad=0.02,rounding_size=0.07"
+    look = {"facecolor": "white", "edgecolor": colour, "linewidth": 1.8}
+    ax.add_patch(FancyBboxPatch((x - width / 2, y - 0.2), width, 0.4, style, **look))
+    ax.text(x, y, words, ha="center", va="center", fontsize=9)
+    return x - width / 2, x + width / 2
+
+
+def _chain(ax, y, places, words, colour, arrow="->"):
+    """Boxes in a row, and an arrow from each to the next."""
+    right = None
+    for x, told in zip(places, words, strict=True):
+        left, end = _node(ax, x, y, told, colour)
+        if right is not None:
+            look = {"arrowstyle": arrow, "color": plotting.INK, "linewidth": 1.5}
+            ax.annotate("", (left - 0.03, y), (right + 0.03, y), arrowprops=look)
+        right = end
+
+
+ROADS = (  # family, boxes on the way to a picture, how the arrows go, what is trained, what likelihood there is
+    ("GAN", ("noise z", "G", "picture"), "->", "to pass for real", "none"),
+    ("VAE", ("noise z", "decoder", "picture"), "->", "to give pictures back", "a bound"),
+    ("autoregressive", ("part 1", "part 2", "part 3 …"), "->", "to predict the next part", "exact"),
+    ("flow", ("noise", "f₁, f₂, …", "picture"), "<->", "to be likely, exactly", "exact"),
+    ("diffusion", ("noise", "less noise", "picture"), "->", "to denoise", "by an ODE"),
+)
+
+
+def families_diagram():
+    """Figure: the five families, a row each: the way to a picture, what is trained, what is known of p(x)."""
+    fig, ax = plotting.canvas(3.6, width=8.8)
+    heads = ((0.15, "family"), (2.9, "how it draws"), (5.6, "trained to"), (7.75, "likelihood"))
+    for x, head in heads:
+        ax.text(x, 3.36, head, fontsize=9.5, color=plotting.GREY, va="center")
+    for row, (name, words, arrow, trained, known) in enumerate(ROADS):
+        y = 2.9 - 0.64 * row
+        ax.plot([0.2], [y], MARKS[name], color=COLOURS[name], markersize=9)
+        ax.text(0.4, y, name, fontsize=10, va="center")
+        _chain(ax, y, (2.15, 3.5, 4.85), words, COLOURS[name], arrow)
+        ax.text(5.6, y, trained, fontsize=9.5, va="center")
+        ax.text(7.75, y, known, fontsize=9.5, va="center")
+    return fig
 
 
 # ---------------------------------------------------------------- spot the fake
@@ -213,13 +261,12 @@ def _draw_fooled(ax, game, families, precision):
         y = 1.62 - 0.33 * row
         told = "real digits" if name == REAL else name
         judged = game.judged[name]
-        counted = f"{game.taken_for_real[name]} of {judged}" if judged else "–"
+        tally = f"{game.taken_for_real[name]} of {judged}" if judged else "–"
         ax.text(0.15, y, told, fontsize=9.5, va="center")
-        ax.text(2.2, y, counted, fontsize=9.5, va="center", ha="right")
+        ax.text(2.2, y, tally, fontsize=9.5, va="center", ha="right")
         ax.barh([y], [width], 0.2, left=left, color="#E4E4E0")
         if judged:
-            share = game.taken_for_real[name] / judged
-            error = standard_error((game.taken_for_real[name] + 1) / (judged + 2), judged)
+            share, error = share_with_error(game.taken_for_real[name], judged)
             ax.barh([y], [width * share], 0.2, left=left, color=COLOURS[name])
             low, high = max(0.0, share - error), min(1.0, share + error)
             ax.plot([left + width * low, left + width * high], [y, y], color=plotting.INK, linewidth=1.3)
@@ -234,8 +281,8 @@ def _say_game(game):
     if game.checked:
         said = f"Round {game.rounds}: {sum(map(game.is_right, range(TEN)))} of {TEN} right. "
     if judged:
-        share = right / judged
-        said += f"In all {right} of {judged} right: {share:.2f} ± {standard_error(share, judged):.2f}. "
+        share, error = share_with_error(right, judged)
+        said += f"In all {right} of {judged} right: {share:.2f} ± {error:.2f}. "
         fakes = {name: game.taken_for_real[name] / n for name, n in game.judged.items() if n and name != REAL}
         if game.checked and fakes:
             best = max(fakes, key=fakes.get)
@@ -246,6 +293,107 @@ def _say_game(game):
 
 
 # ---------------------------------------------------------------- where the truth is known
+
+STOPS = 8
+NUM_POINTS = 1500
+LATTICE = 17  # lines each way
+
+
+def coupling_picture():
+    """Figure: a square lattice of points, after one coupling layer and after two, with hand-made s and t."""
+    axis = torch.linspace(-1.5, 1.5, LATTICE)
+    b, a = torch.meshgrid(axis, axis, indexing="ij")
+    lattice = torch.stack([a, b], dim=-1)
+    once = torch.stack([a, b * (0.4 * torch.sin(2 * a)).exp() + 0.4 * a], dim=-1)
+    x, y = once.unbind(dim=-1)
+    twice = torch.stack([x * (0.5 * torch.cos(1.6 * y)).exp() - 0.3 * y, y], dim=-1)
+    fig, axes = plotting.figure(8.0, 2.95, ncols=3, tight=False)
+    fig.subplots_adjust(0.01, 0.01, 0.99, 0.9, 0.04)
+    titles = ("points (a, b)", "after one layer: b has moved", "after the second: a has moved")
+    for ax, grid, title in zip(axes, (lattice, once, twice), titles, strict=True):
+        plotting.draw_warp(ax, grid, colour=COLOURS["flow"])
+        ax.set_title(title, fontsize=10)
+        plotting.square(ax, limit=2.8)
+    return fig
+
+
+def families_picture(drawn, ncols=3):
+    """Figure: the points (N, 2) of each name in its own square; what lies between the modes, as orange crosses."""
+    nrows = -(-len(drawn) // ncols)
+    height = 2.75 * nrows
+    fig, axes = plotting.figure(2.5 * ncols, height, ncols=ncols, nrows=nrows, tight=False)
+    fig.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.3 / height, 0.03, 0.12)
+    for ax, (name, points) in zip(axes.flat, drawn.items(), strict=True):
+        near = _nearest(points)[1] < PLANE_NEAR
+        plotting.draw_points(ax, real=points[near], fake=points[~near], size=3)
+        ax.set_title(name, fontsize=10)
+        plotting.square(ax)
+    return fig
+
+
+def _nearest(points):
+    """The index (N,) of the nearest centre of the truth, and the distance from it (N,)."""
+    distance, nearest = torch.cdist(points.double(), TRUTH.centres).min(dim=1)
+    return nearest, distance
+
+
+def stops_of(family, model, z):
+    """Noise z (N, 2) on its way to data through a flow or a diffusion: 9 stops, (N, 2) each."""
+    if family == "flow":
+        stops = [z]
+        for layer in reversed(model.layers):
+            stops.append(layer.inverse(stops[-1]))
+        # Each layer changes the places of the two coordinates: put them back for the eye.
+        return [x.flip(1) if (len(stops) - 1 - k) % 2 else x for k, x in enumerate(stops)]
+    path = sample(denoiser(model, STRAIGHT), z, STRAIGHT, 5 * STOPS, keep=True)
+    return path[::5]
+
+
+def noise_to_data(flow, diffusion):
+    """A cloud of noise on its way to data, through a flow's layers or a diffusion's steps.
+
+    What moves: the model, and how far the cloud has come. What to see: colours tell in which mode a
+    point will end; the orange crosses are those that will end between the modes, and in the noise
+    they lie along the borders of the regions that will become the modes.
+    """
+    models = {"flow": frozen(flow), "diffusion": frozen(diffusion)}
+    z = torch.randn(NUM_POINTS, 2, generator=torch.Generator().manual_seed(SEED))
+    margins = {"left": 0.02, "right": 0.98, "top": 0.92, "bottom": 0.02}
+    page = plotting.ReusableFigure(4.6, 4.9, margins)
+    known = {}
+
+    def draw(model, stop):
+        if model not in known:
+            with torch.no_grad():
+                known[model] = stops_of(model, models[model], z)
+        stops = known[model]
+        nearest, distance = _nearest(stops[-1])
+        between = distance >= PLANE_NEAR
+        fig, ax = page.wipe()
+        for colour, even in ((plotting.BLUE, 0), (plotting.SKY, 1)):
+            chosen = stops[stop][~between & (nearest % 2 == even)]
+            ax.scatter(*chosen.T, s=7, color=colour, linewidths=0, zorder=3)
+        lost = stops[stop][between]
+        ax.scatter(*lost.T, s=20, color=plotting.ORANGE, marker="x", linewidths=1.2, zorder=4)
+        plotting.square(ax, limit=3.2)
+        where = {0: "noise", STOPS: "data"}.get(stop, f"stop {stop} of {STOPS}")
+        ax.set_title(f"{model}: {where}", fontsize=10)
+        share = 100 * between.double().mean().item()
+        return fig, f"{share:.1f} % of the {NUM_POINTS:,} points end between the modes (orange crosses)."
+
+    return Panel(
+        "From noise to data",
+        draw,
+        {"model": choice("model", list(models)), "stop": slider("stop", 0, STOPS, STOPS, step=1)},
+        frames=[
+            ("The flow: data", {}),
+            ("The flow: the same points as noise", {"stop": 0}),
+            ("The diffusion: data", {"model": "diffusion", "stop": STOPS}),
+            ("The diffusion: the same points as noise", {"stop": 0}),
+        ],
+        alt="A cloud of points in two shades of blue, with orange crosses among them.",
+    )
+
 
 
 # ---------------------------------------------------------------- digits: equal seconds, trade-off
@@ -500,3 +648,66 @@ def _say_front(runs, x, y, seconds):
 
 
 # ---------------------------------------------------------------- between two digits
+
+
+WAYS = ("straight line", "great circle")
+
+
+def morph(digits, names, morphs, distances):
+    """The same two digits in each latent space, side by side, and how far each step is from real digits.
+
+    digits: their number; names: what the lists call them. morphs: family -> {way: pictures (pairs, T, 28, 28)
+    in [-1, 1]}, distances: family -> {way: (pairs, T)}, for the pairs (0, 1), (0, 2), …, (1, 2), ….
+    What moves: the two digits, the way between their codes. What to see: ends that are not the digits,
+    blur in the middle, sudden changes.
+    """
+    pairs = list(itertools.combinations(range(digits), 2))
+    margins = {"left": 0.0, "right": 1.0, "top": 1.0, "bottom": 0.0}
+    figure = plotting.ReusableFigure(6.6, 4.6, margins)
+
+    def draw(start, end, way):
+        fig, ax = figure.wipe()
+        ax.set(xlim=(0, 6.6), ylim=(0, 4.6))
+        ax.set_axis_off()
+        if start == end:
+            ax.text(3.3, 2.3, "Choose two digits.", ha="center", va="center", fontsize=12)
+            return fig, "From a digit to itself there is no way to go."
+        pair = pairs.index((min(start, end), max(start, end)))
+        order = 1 if start < end else -1
+        found = {}
+        for row, (name, pictures) in enumerate(morphs.items()):
+            shown = pictures[way][pair].flip(0) if order < 0 else pictures[way][pair]
+            far = distances[name][way][pair].tolist()[::order]
+            _draw_morph(ax, 4.45 - 1.1 * row, name, shown, far)
+            found[name] = sum(far[2:5]) / 3
+        nearest = min(found, key=found.get)
+        return fig, f"In the middle, nearest to real digits: {nearest} ({found[nearest]:.1f})."
+
+    options = {name: k for k, name in enumerate(names)}
+    return Panel(
+        "Morph",
+        draw,
+        {
+            "start": choice("from", options, 0),
+            "end": choice("to", options, 1),
+            "way": choice("way", list(WAYS)),
+        },
+        frames=[
+            (f"From {names[0]} to {names[1]}", {}),
+            (f"From {names[2]} to {names[4]}", {"start": 2, "end": 4}),
+        ],
+        alt="Rows of seven pictures between two digits: mixed pixels, GAN, VAE, diffusion; under each "
+        "picture its distance from the nearest real digit.",
+    )
+
+
+def _draw_morph(ax, top, name, shown, far):
+    size = 0.72
+    ax.plot([0.17], [top - 0.33], MARKS.get(name, "x"), color=COLOURS.get(name, plotting.GREY), markersize=8)
+    ax.text(0.33, top - 0.33, name, fontsize=9.5, va="center")
+    for k, (image, distance) in enumerate(zip(shown, far, strict=True)):
+        x = 1.25 + 0.76 * k
+        extent = (x, x + size, top - size, top)
+        ax.imshow(image.numpy(), cmap="gray", vmin=-1, vmax=1, extent=extent, interpolation="nearest")
+        ax.text(x + size / 2, top - size - 0.13, f"{distance:.1f}", ha="center", va="center", fontsize=8.5)
+    ax.set(xlim=(0, 6.6), ylim=(0, 4.6), aspect="auto")

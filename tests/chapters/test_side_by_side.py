@@ -1,6 +1,7 @@
 """06_side_by_side: its exported functions beyond the page's own checks, its panels, its exercises, its seeded faults."""
 
 import copy
+import math
 import time
 from functools import partial
 
@@ -8,11 +9,11 @@ import pytest
 import torch
 
 import tools
-from aigc_helpers import panels
+from aigc_helpers import panels, plotting
 from aigc_helpers.models import side_by_side
 from aigc_helpers.weights import read_asset, read_experiment
 from tests.marking import run_exercises
-from tests.panel_checks import moved_together, use_every_control
+from tests.panel_checks import answers_within, check_drawing, moved_together, other_value, use_every_control
 from tests.seeded_faults import in_notebook, in_panels
 
 NAME = "06_side_by_side.ipynb"
@@ -25,7 +26,264 @@ panel = partial(in_panels, "side_by_side")
 
 # ---------------------------------------------------------------- where the truth is known
 
-TRUTH_FAULTS = []
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_flow(num_layers=8):
+    """A flow that moves points far, in 64 bits."""
+    torch.manual_seed(3)
+    flow = side_by_side.Flow(num_layers, hidden=16).double()
+    for layer in flow.layers:
+        layer.net[-1].weight.data *= 6
+    return flow
+
+
+def still_flow(num_layers=8):
+    """A flow whose layers move nothing."""
+    flow = side_by_side.Flow(num_layers)
+    for layer in flow.layers:
+        layer.net[-1].weight.data.zero_()
+        layer.net[-1].bias.data.zero_()
+    return flow
+
+
+def test_the_truth_has_eight_unequal_modes_with_next_to_nothing_between():
+    points = side_by_side.TRUTH.sample(40_000, seeded())
+    shares = side_by_side.near_shares(points)
+    want = torch.arange(8.0, 0.0, -1.0) / 36
+    torch.testing.assert_close(shares, want, rtol=0, atol=0.01)
+    assert 1 - shares.sum() < 0.002
+
+
+def test_shares_are_counted_within_four_widths_of_a_centre():
+    width = side_by_side.TRUTH_WIDTH
+    inside = side_by_side.TRUTH.centres + torch.tensor([3.9 * width, 0.0])
+    outside = side_by_side.TRUTH.centres + torch.tensor([0.0, 4.1 * width])
+    shares = side_by_side.near_shares(torch.cat([inside, outside]))
+    torch.testing.assert_close(shares, torch.full((8,), 1 / 16))
+
+
+def test_a_coupling_layer_goes_back_and_has_the_determinant_of_its_jacobian():
+    layer = random_flow().layers[0]
+    x = torch.randn(6, 2, generator=seeded(), dtype=torch.float64)
+    moved, log_det = layer(x)
+    torch.testing.assert_close(layer.inverse(moved), x)
+    assert torch.equal(moved[:, 1], x[:, 0])  # the half that stays, in the other place
+    for k in range(6):
+        jacobian = torch.autograd.functional.jacobian(lambda point: layer(point[None])[0][0], x[k])
+        torch.testing.assert_close(log_det[k], jacobian.det().abs().log())
+
+
+def test_a_flow_adds_up_what_its_layers_stretch():
+    flow = random_flow()
+    x = torch.randn(4, 2, generator=seeded(), dtype=torch.float64)
+    z, log_det = flow(x)
+    torch.testing.assert_close(flow.sample(z), x)
+    jacobian = torch.autograd.functional.jacobian(lambda point: flow(point[None])[0][0], x[1])
+    torch.testing.assert_close(log_det[1], jacobian.det().abs().log())
+    normal = torch.distributions.Normal(0.0, 1.0)
+    torch.testing.assert_close(flow.log_prob(x), normal.log_prob(z).sum(dim=1) + log_det)
+
+
+def test_a_flow_that_moves_nothing_is_the_normal_distribution():
+    x = torch.randn(50, 2, generator=seeded())
+    flow = still_flow()
+    torch.testing.assert_close(flow.log_prob(x), side_by_side.log_standard_normal(x))
+    torch.testing.assert_close(flow.sample(x), x)
+    with pytest.raises(ValueError, match="num_layers"):
+        side_by_side.Flow(0)
+
+
+def test_the_binned_model_draws_from_the_density_that_it_states():
+    torch.manual_seed(0)
+    model = side_by_side.BinnedModel(num_bins=4, hidden=8)
+    with torch.no_grad():
+        model.first.copy_(torch.tensor([0.0, 1.0, -1.0, 0.5]))
+        model.second[-1].weight *= 4
+        points = model.sample(60_000, seeded())
+        assert points.abs().max() <= side_by_side.PLANE_LIMIT
+        index = ((points + side_by_side.PLANE_LIMIT) / model.bin_width).long()
+        counts = torch.bincount(index[:, 0] * 4 + index[:, 1], minlength=16) / len(points)
+        middle = (torch.arange(4) + 0.5) * model.bin_width - side_by_side.PLANE_LIMIT
+        stated = model.log_prob(torch.cartesian_prod(middle, middle)).exp() * model.bin_width**2
+        torch.testing.assert_close(counts, stated, rtol=0, atol=0.006)
+        offset = (points / model.bin_width) % 1
+        assert abs(offset.mean() - 0.5) < 0.01  # uniform within a bin
+        far = model.log_prob(torch.tensor([[9.0, -9.0]]))
+        torch.testing.assert_close(far, model.log_prob(torch.tensor([[2.3, -2.3]])))
+
+
+def exact_log_prob(model, x):
+    """log p(x) of a VAE in the plane, by a sum over a grid of its two latent numbers."""
+    z = plotting.plane(161, limit=5.0)
+    log_joint = side_by_side.log_standard_normal(z)[:, None]
+    log_joint = log_joint + side_by_side.gaussian_log_likelihood(
+        model.decode(z)[:, None], x, model.log_s
+    )
+    return log_joint.logsumexp(dim=0) + 2 * math.log(10.0 / 160)
+
+
+def test_the_vaes_bound_is_below_log_p_and_comes_near_it():
+    torch.manual_seed(0)
+    model = side_by_side.PlaneVAE(hidden=16)
+    x = side_by_side.TRUTH.sample(20, seeded()).float()
+    with torch.no_grad():
+        exact = exact_log_prob(model, x)
+        near = model.log_prob_bound(x, k=20_000, generator=seeded())
+        one = torch.stack([model.log_prob_bound(x, 1, seeded(k)) for k in range(400)]).mean(dim=0)
+        elbo = -torch.stack([model.loss(x, seeded(k)) for k in range(400)]).mean()
+    torch.testing.assert_close(near, exact, rtol=0, atol=0.3)
+    assert (one < exact + 0.05).all() and (one < near).all()
+    assert one.mean().item() == pytest.approx(elbo.item(), rel=0.1)
+
+
+def test_the_grids_cells_hold_the_truths_probability_where_its_points_fall():
+    p = side_by_side.true_cells()
+    points = side_by_side.TRUTH.sample(200_000, seeded()).float()
+    counted = side_by_side.count_cells(points) / len(points)
+    torch.testing.assert_close(counted.double(), p, rtol=0, atol=0.003)
+    assert side_by_side.count_cells(torch.tensor([[9.0, -9.0]]))[31, 0] == 1
+
+
+def test_the_kl_of_a_histogram_is_near_that_of_two_known_densities():
+    shifted = side_by_side.Mixture(
+        side_by_side.TRUTH_CENTRES + torch.tensor([0.06, 0.0]),
+        side_by_side.TRUTH_WIDTH,
+        side_by_side.TRUTH_SHARES,
+    )
+    found = side_by_side.grid_kl(shifted.sample(200_000, seeded()).float())
+    want = 0.5 * (0.06 / side_by_side.TRUTH_WIDTH) ** 2  # of two Gaussians of one width
+    assert found == pytest.approx(want, abs=0.03)
+    fewer = side_by_side.TRUTH.only([0, 1, 2, 3, 4, 5, 6]).sample(20_000, seeded()).float()
+    assert side_by_side.grid_kl(fewer) > 0.1 and side_by_side.score_points(fewer, fewer)["modes"] == 7
+
+
+def test_samples_alone_give_the_measures_of_samples():
+    held_out = side_by_side.TRUTH.sample(500, seeded()).float()
+    row = side_by_side.score_points(torch.zeros(500, 2), held_out)
+    assert row["modes"] == 0 and row["between"] == 100 and row["energy"] > 100
+
+
+def test_what_a_family_minimises_and_states():
+    x = side_by_side.TRUTH.sample(64, seeded()).float()
+    for family in side_by_side.PLANE_FAMILIES:
+        torch.manual_seed(0)
+        model = side_by_side.make_plane(family)
+        log_p = side_by_side.plane_log_prob(family, model, x[:3], seeded())
+        assert log_p is None if family == "GAN" else log_p.shape == (3,)
+        if family in ("autoregressive", "flow"):
+            loss = side_by_side.plane_loss(family, model, x)
+            torch.testing.assert_close(loss, -model.log_prob(x).mean())
+        drawn = side_by_side.draw_plane(family, model, 7, seeded(1))
+        again = side_by_side.draw_plane(family, model, 7, seeded(1))
+        assert drawn.shape == (7, 2) and torch.equal(drawn, again)
+    for call in (side_by_side.make_plane, lambda name: side_by_side.train_plane(name, x, 1)):
+        with pytest.raises(ValueError, match="family"):
+            call("transformer")
+
+
+def test_the_diffusions_log_density_is_the_odes():
+    """Of a velocity that only shrinks: at time t the points are (1 - t/2) x, so p_0 is a normal of width 2."""
+
+    class Shrink(torch.nn.Module):
+        def forward(self, x, t):
+            return -0.5 * x / (1 - 0.5 * t.reshape(-1, 1))
+
+    x = torch.randn(5, 2, generator=seeded())
+    found = side_by_side.plane_log_prob("diffusion", Shrink(), x)
+    want = torch.distributions.Normal(0.0, 2.0).log_prob(x).sum(dim=1)
+    torch.testing.assert_close(found, want, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", side_by_side.PLANE_FAMILIES)
+def test_training_in_the_plane_can_be_repeated_and_helps(family):
+    points = side_by_side.TRUTH.sample(2000, seeded()).float()
+    model = side_by_side.train_plane(family, points, 40, seed=4)
+    again = side_by_side.train_plane(family, points, 40, seed=4)
+    for a, b in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b) and not a.requires_grad
+    torch.manual_seed(4)
+    untrained = side_by_side.make_plane(family)
+    if family == "GAN":
+        before, after = (side_by_side.draw_plane(family, m, 500, seeded()).std() for m in (untrained, model))
+        assert after > before  # its points spread towards the ring
+    else:
+        with torch.no_grad():
+            before, after = (
+                side_by_side.plane_loss(family, m, points, seeded()) for m in (untrained, model)
+            )
+        assert after < before
+
+
+def test_the_rate_fades_to_nothing():
+    opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    found = []
+    for step in (0, 50, 100):
+        side_by_side.fade_rate(opt, 0.2, step, 100)
+        found.append(opt.param_groups[0]["lr"])
+    assert found == pytest.approx([0.2, 0.1, 0.0])
+
+
+def make_noise_to_data():
+    torch.manual_seed(1)
+    flow = side_by_side.Flow()
+    return panels.side_by_side.noise_to_data(flow, side_by_side.make_plane("diffusion"))
+
+
+def test_the_flow_of_the_panel_starts_at_noise_ends_at_its_samples_and_never_swaps_its_axes():
+    z = torch.randn(30, 2, generator=seeded())
+    flow = random_flow().float()
+    stops = panels.side_by_side.stops_of("flow", flow, z)
+    assert len(stops) == 9 and torch.equal(stops[0], z) and torch.equal(stops[-1], flow.sample(z))
+    for stop in panels.side_by_side.stops_of("flow", still_flow(), z):
+        torch.testing.assert_close(stop, z)
+    diffusion = side_by_side.make_plane("diffusion")
+    with torch.no_grad():
+        stops = panels.side_by_side.stops_of("diffusion", diffusion, z)
+    drawn = side_by_side.draw_plane("diffusion", diffusion, 30, seeded())
+    assert len(stops) == 9 and torch.equal(stops[0], z) and torch.equal(stops[-1], drawn)
+
+
+def test_the_way_from_noise_to_data_answers_within_100_ms():
+    panel = make_noise_to_data()
+    for key, control in panel.controls.items():
+        assert answers_within(panel, 100, **{key: other_value(control)}), key
+
+
+def test_every_stop_of_the_way_draws_and_can_be_read():
+    use_every_control(make_noise_to_data())
+    assert moved_together(make_noise_to_data) == 0
+
+
+def test_the_pictures_of_the_plane_can_be_read_and_mark_what_lies_between():
+    check_drawing(panels.side_by_side.coupling_picture)
+    points = torch.cat([side_by_side.TRUTH_CENTRES, torch.zeros(3, 2)])
+    names = ("the truth", "GAN", "VAE", "autoregressive", "flow", "diffusion")
+    drawn = dict.fromkeys(names, points)
+    check_drawing(lambda: panels.side_by_side.families_picture(drawn))
+    fig = panels.side_by_side.families_picture(drawn)
+    assert [ax.get_title() for ax in fig.axes] == list(names)
+    assert [len(dots.get_offsets()) for dots in fig.axes[0].collections] == [8, 3]
+
+
+TRUTH_FAULTS = [
+    page("eq. (3): stretched in place of shrunk", "by_rule = normal.log_prob(x.mean() / 3) + math.log(1 / 3)", "by_rule = normal.log_prob(x.mean() / 3) + math.log(3)"),
+    page("eq. (4): the scale is s itself", "return torch.stack([a, b * math.exp(0.2) - 0.3])", "return torch.stack([a, b * 0.2 - 0.3])"),
+    page("a flow subtracts what it stretches", "return log_standard_normal(z) + log_det", "return log_standard_normal(z) - log_det"),
+    page("a flow counts its last layer alone", "log_det = log_det + s", "log_det = 0 * log_det + s"),
+    page("a coupling layer goes back without the shift", "(moved - t) * (-s).exp()", "(moved - 0 * t) * (-s).exp()"),
+    page("a coupling layer never changes places", "return torch.stack([b * s.exp() + t, a], dim=1), s", "return torch.stack([a, b * s.exp() + t], dim=1), s"),
+    page("eq. (5): divided by one width", "log_first + log_second - 2 * math.log(self.bin_width)", "log_first + log_second - math.log(self.bin_width)"),
+    page("eq. (5): the second bin does not see the first", "log_second = self.second(bins[:, 0])", "log_second = self.second(0 * bins[:, 0])", "test_the_binned_model_draws_from_the_density_that_it_states"),
+    page("eq. (6): the shares do not add up to 1", "p / (q / q.sum())).sum().item()", "p / (q / len(points))).sum().item()"),
+    page("eq. (6): the grid's axes are exchanged", "index[:, 0] * PLANE_CELLS + index[:, 1]", "index[:, 1] * PLANE_CELLS + index[:, 0]", "test_the_grids_cells_hold_the_truths_probability_where_its_points_fall"),
+    page("the modes' neighbourhoods are twice as wide", "PLANE_NEAR = 4 * TRUTH_WIDTH", "PLANE_NEAR = 8 * TRUTH_WIDTH", "test_shares_are_counted_within_four_widths_of_a_centre"),
+    page("the VAE's bound forgets its encoder", "return (log_joint - log_q).logsumexp", "return (log_joint - 0 * log_q).logsumexp", "test_the_vaes_bound_is_below_log_p_and_comes_near_it"),
+    page("the VAE's bound is a sum, not a mean", ".logsumexp(dim=0) - math.log(k)", ".logsumexp(dim=0) - 0 * math.log(k)", "test_the_vaes_bound_is_below_log_p_and_comes_near_it"),
+    in_panels("side_by_side", "the flow's stops swap their axes", "if (len(stops) - 1 - k) % 2", "if (len(stops) - 1 - k) % 1", "test_the_flow_of_the_panel_starts_at_noise_ends_at_its_samples_and_never_swaps_its_axes"),
+]
 
 
 # ---------------------------------------------------------------- digits, likelihood, copies
