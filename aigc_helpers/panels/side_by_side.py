@@ -398,6 +398,254 @@ def noise_to_data(flow, diffusion):
 
 # ---------------------------------------------------------------- digits: equal seconds, trade-off
 
+SECONDS = (15, 30, 60, 90)
+FLOOR = "real data (floor)"
+# measure -> (which way is better, on an axis of powers of ten)
+MEASURES = {
+    "FID": ("low", True),
+    "precision": ("high", False),
+    "recall": ("high", False),
+    "coverage": ("high", False),
+    "s per 1,000": ("low", True),
+    "weights that draw": ("low", True),
+}
+PLURALS = {"s per 1,000": "seconds to draw 1,000 digits"}
+
+
+class _Runs:
+    """The stored runs: a number for each family, seconds, seed and measure."""
+
+    def __init__(self, rows):
+        self.rows = rows
+        first = f", {SECONDS[0]} s, seed "
+        names = [name for name in FAMILIES if f"{name}{first}0" in rows]
+        self.families = names
+        self.seeds = sorted({int(name.split(first)[1]) for name in rows if first in name})
+
+    def values(self, family, seconds, measure):
+        """One number a seed."""
+        return [self.rows[f"{family}, {seconds} s, seed {seed}"][measure] for seed in self.seeds]
+
+    def mean(self, family, seconds, measure):
+        return statistics.mean(self.values(family, seconds, measure))
+
+    def floor(self, measure):
+        """What held-out digits get, or None."""
+        return self.rows[FLOOR].get(measure)
+
+    def best(self, seconds, measure):
+        """The family with the best mean, and whether its worst seed beats every other family's best."""
+        way, _ = MEASURES[measure]
+        sign = 1 if way == "low" else -1
+        means = {name: sign * self.mean(name, seconds, measure) for name in self.families}
+        winner = min(means, key=means.get)
+        worst = max(sign * value for value in self.values(winner, seconds, measure))
+        rivals = [
+            sign * value
+            for name in self.families
+            if name != winner
+            for value in self.values(name, seconds, measure)
+        ]
+        return winner, worst < min(rivals)
+
+    def dominated(self, family, seconds, measures):
+        """The families whose means are better in each of the measures."""
+        found = []
+        for rival in self.families:
+            better = []
+            for measure in measures:
+                gap = self.mean(rival, seconds, measure) - self.mean(family, seconds, measure)
+                better.append(gap < 0 if MEASURES[measure][0] == "low" else gap > 0)
+            if all(better):
+                found.append(rival)
+        return found
+
+
+def kept_runs():
+    """The stored runs of the four families on digits."""
+    return _Runs(read_experiment("side_by_side").rows)
+
+
+def equal_seconds(runs=None, pictures=None):
+    """What each family draws after the same seconds of training, and how it scores: three seeds.
+
+    runs: from `kept_runs`; pictures: {family: (4, n, 28, 28) uint8}, n at least 18; without them, the
+    kept ones. What moves: the seconds, and the measure on the right. What to see: who leads depends
+    on both.
+    """
+    runs = kept_runs() if runs is None else runs
+    if pictures is None:
+        kept, _ = read_asset("side_by_side.safetensors")
+        pictures = {name: kept[f"{FAMILIES[name]}_grow"] for name in runs.families}
+    mosaics = {
+        (name, seconds): plotting.tile(pictures[name][k][:18], ncols=6)
+        for name in runs.families
+        for k, seconds in enumerate(SECONDS)
+    }
+    margins = {"left": 0.005, "right": 0.985, "top": 0.9, "bottom": 0.15, "wspace": 0.22}
+    page = plotting.ReusableFigure(8.4, 3.5, margins, ncols=2, width_ratios=(1.25, 1))
+
+    def draw(seconds, measure):
+        fig, (left, right) = page.wipe()
+        with plotting.style():
+            _draw_rows(left, runs, mosaics, seconds)
+            _draw_courses(right, runs, seconds, measure)
+        return fig, _say_best(runs, seconds, measure)
+
+    return Panel(
+        "Equal seconds",
+        draw,
+        {
+            "seconds": choice("seconds", {f"{k} s": k for k in SECONDS}),
+            "measure": choice("measure", ["FID", "precision", "recall", "coverage"]),
+        },
+        frames=[
+            ("15 seconds of training", {"seconds": 15}),
+            ("90 seconds", {"seconds": 90}),
+            ("15 seconds, by precision", {"seconds": 15, "measure": "precision"}),
+            ("90 seconds, by recall", {"seconds": 90, "measure": "recall"}),
+        ],
+        alt="Left: eighteen digits of each of four families. Right: a measure against the seconds of training, a line "
+        "a family with a point for each of three seeds, and the real data's floor.",
+    )
+
+
+def _draw_rows(ax, runs, mosaics, seconds):
+    """Eighteen digits of each family, three rows of six."""
+    for k, name in enumerate(runs.families):
+        x = 1.08 * (k % 2)
+        y = 1.0 - 0.6 * (k // 2)
+        extent = (x, x + 1, y - 0.48, y)
+        mosaic = mosaics[name, seconds]
+        ax.imshow(mosaic, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+        ax.plot([x + 0.03], [y + 0.06], MARKS[name], color=COLOURS[name], markersize=8)
+        ax.text(x + 0.08, y + 0.06, name, fontsize=10, weight="bold", va="center")
+    ax.set(xlim=(-0.02, 2.1), ylim=(-0.1, 1.1), aspect="auto")
+    ax.set_axis_off()
+
+
+def _draw_courses(ax, runs, seconds, measure):
+    """A measure against the seconds: a line a family through the mean of its seeds."""
+    ax.axvline(seconds, color="#CFCFC9", linewidth=6)
+    for name in runs.families:
+        means = [runs.mean(name, k, measure) for k in SECONDS]
+        ax.plot(SECONDS, means, color=COLOURS[name])
+        points = [runs.values(name, k, measure) for k in SECONDS]
+        look = {"markersize": 4.5, "linestyle": "none", "alpha": 0.8}
+        ax.plot(SECONDS, points, MARKS[name], color=COLOURS[name], **look)
+    _show_floor(ax.axhline, runs.floor(measure))
+    way, is_log = MEASURES[measure]
+    ax.set_xscale("log")
+    _set_scale(ax.yaxis, ax.set_yscale, is_log)
+    ax.set_xticks(SECONDS, [str(k) for k in SECONDS])
+    ax.set_xticks([], minor=True)
+    ax.set_xlim(13, 104)
+    ax.set_title(f"{measure} ({way}er is better; dotted: floor)", fontsize=10)
+    ax.set_xlabel("seconds of training")
+
+
+def _set_scale(axis, set_scale, is_log):
+    """A linear axis, or one of powers of ten with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    set_scale("log" if is_log else "linear")
+    if is_log:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
+
+
+def _show_floor(line, value):
+    if value is not None:
+        line(value, color=plotting.INK, linewidth=1.1, linestyle=":")
+
+
+def _say_best(runs, seconds, measure):
+    told = []
+    for name in runs.families:
+        values = runs.values(name, seconds, measure)
+        told.append(f"{name} {_short(statistics.mean(values))} ({_short(min(values))} to {_short(max(values))})")
+    winner, is_clear = runs.best(seconds, measure)
+    floor = runs.floor(measure)
+    ending = "" if floor is None else f" Real data: {_short(floor)}."
+    how = "for all seeds" if is_clear else "but the seeds overlap"
+    return f"{measure} after {seconds} s: {'; '.join(told)}. First: {winner}, {how}.{ending}"
+
+
+def _short(value):
+    return plotting.number_text(float(value))
+
+
+def trade_off(runs=None):
+    """Two measures as axes, a point for each family and seed: who is beaten in both?
+
+    What moves: both axes, and the seconds of training. What to see: for some pairs one family is
+    best in both; for most there is a front, and the choice between its members is yours.
+    """
+    runs = kept_runs() if runs is None else runs
+    margins = {"left": 0.12, "right": 0.97, "top": 0.93, "bottom": 0.14}
+    page = plotting.ReusableFigure(6.0, 4.2, margins)
+    options = {PLURALS.get(name, name): name for name in MEASURES}
+
+    def draw(x, y, seconds):
+        fig, ax = page.wipe()
+        with plotting.style():
+            _draw_front(ax, runs, x, y, seconds)
+        return fig, _say_front(runs, x, y, seconds)
+
+    return Panel(
+        "Trade-off",
+        draw,
+        {
+            "x": choice("across", options, "s per 1,000"),
+            "y": choice("up", options, "FID"),
+            "seconds": choice("seconds", {f"{k} s": k for k in SECONDS}, SECONDS[-1]),
+        },
+        frames=[
+            ("Quality against speed", {"x": "s per 1,000", "y": "FID"}),
+            ("Precision against recall", {"x": "recall", "y": "precision"}),
+        ],
+        alt="One measure against another, three points for each of four families; a star where real data stand.",
+    )
+
+
+def _draw_front(ax, runs, x, y, seconds):
+    for name in runs.families:
+        across = runs.values(name, seconds, x)
+        up = runs.values(name, seconds, y)
+        beaten = runs.dominated(name, seconds, (x, y))
+        look = {"markersize": 9, "markeredgecolor": COLOURS[name], "linestyle": "none"}
+        face = "white" if beaten else COLOURS[name]
+        ax.plot(across, up, MARKS[name], color=COLOURS[name], markerfacecolor=face, label=name, **look)
+    floors = runs.floor(x), runs.floor(y)
+    if None not in floors:
+        ax.plot([floors[0]], [floors[1]], "*", color=plotting.INK, markersize=13, label="real data (floor)")
+    else:
+        _show_floor(ax.axvline, floors[0])
+        _show_floor(ax.axhline, floors[1])
+    for axis, set_scale, name in ((ax.xaxis, ax.set_xscale, x), (ax.yaxis, ax.set_yscale, y)):
+        _set_scale(axis, set_scale, MEASURES[name][1])
+    ax.margins(0.12)
+    ax.set_xlabel(f"{PLURALS.get(x, x)} ({_arrow(x, '←', '→')} better)")
+    ax.set_ylabel(f"{PLURALS.get(y, y)} ({_arrow(y, '↓', '↑')} better)")
+    ax.legend(loc="best", fontsize=9)
+
+
+def _arrow(measure, low, high):
+    return low if MEASURES[measure][0] == "low" else high
+
+
+def _say_front(runs, x, y, seconds):
+    if x == y:
+        return "Choose two different measures."
+    beaten = {name: runs.dominated(name, seconds, (x, y)) for name in runs.families}
+    front = [name for name, rivals in beaten.items() if not rivals]
+    told = [f"{name} by {' and '.join(rivals)}" for name, rivals in beaten.items() if rivals]
+    said = f"After {seconds} s, by the means of three seeds. Beaten in both: {'; '.join(told) or 'none'}. "
+    if len(front) == 1:
+        return f"{said}{front[0]} is best in both."
+    return f"{said}Between {', '.join(front[:-1])} and {front[-1]} the choice is yours."
+
 
 # ---------------------------------------------------------------- between two digits
 
