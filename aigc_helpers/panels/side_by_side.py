@@ -102,7 +102,7 @@ def kept_precision(seconds=90):
     rows = read_experiment("side_by_side").rows
     found = {}
     for name in FAMILIES:
-        seeds = [row["precision"] for row_name, row in rows.items() if row_name.startswith(f"{name}, {seconds} s")]
+        seeds = [rows[f"{name}, {seconds} s, seed {seed}"]["precision"] for seed in (0, 1, 2)]
         found[name] = statistics.mean(seeds)
     return found | {REAL: rows["real data (floor)"]["precision"]}
 
@@ -653,15 +653,15 @@ def _say_front(runs, x, y, seconds):
 WAYS = ("straight line", "great circle")
 
 
-def morph(digits, names, morphs, distances):
+def morph(names, morphs, distances):
     """The same two digits in each latent space, side by side, and how far each step is from real digits.
 
-    digits: their number; names: what the lists call them. morphs: family -> {way: pictures (pairs, T, 28, 28)
+    names: what the lists call the digits. morphs: family -> {way: pictures (pairs, T, 28, 28)
     in [-1, 1]}, distances: family -> {way: (pairs, T)}, for the pairs (0, 1), (0, 2), …, (1, 2), ….
     What moves: the two digits, the way between their codes. What to see: ends that are not the digits,
     blur in the middle, sudden changes.
     """
-    pairs = list(itertools.combinations(range(digits), 2))
+    pairs = list(itertools.combinations(range(len(names)), 2))
     margins = {"left": 0.0, "right": 1.0, "top": 1.0, "bottom": 0.0}
     figure = plotting.ReusableFigure(6.6, 4.6, margins)
 

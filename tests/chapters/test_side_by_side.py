@@ -12,8 +12,16 @@ import tools
 from aigc_helpers import panels, plotting
 from aigc_helpers.models import side_by_side
 from aigc_helpers.weights import read_asset, read_experiment
-from tests.marking import run_exercises
-from tests.panel_checks import answers_within, check_drawing, moved_together, other_value, use_every_control
+from tests.marking import assert_marked, run_exercises
+from tests.panel_checks import (
+    answers_within,
+    assert_readable,
+    check_drawing,
+    moved_together,
+    other_value,
+    picture,
+    use_every_control,
+)
 from tests.seeded_faults import in_notebook, in_panels
 
 NAME = "06_side_by_side.ipynb"
@@ -21,14 +29,290 @@ page = partial(in_notebook, NAME)
 panel = partial(in_panels, "side_by_side")
 
 
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
 # ---------------------------------------------------------------- the game, morph, text, clinic
 
 
+SOME_PRECISION = {"real": 0.9, "GAN": 0.7, "VAE": 0.6, "diffusion": 0.8}
+
+
+def some_pictures():
+    """One grey for each kind, so that a picture says where it comes from."""
+    greys = {"real": 250, "GAN": 50, "VAE": 100, "diffusion": 150}
+    return {name: torch.full((5, 28, 28), grey, dtype=torch.uint8) for name, grey in greys.items()}
+
+
+def make_game():
+    return panels.side_by_side.spot_the_fake(some_pictures(), SOME_PRECISION)
+
+
+def test_a_round_is_half_real_and_shows_what_it_says():
+    game = panels.side_by_side._Game(some_pictures())
+    dealt = []
+    for _ in range(200):
+        game.deal(["GAN", "VAE"])
+        dealt += game.sources
+        for source, shown in zip(game.sources, game.shown, strict=True):
+            assert shown[0, 0] == some_pictures()[source][0, 0, 0]
+    assert set(dealt) == {"real", "GAN", "VAE"}
+    assert dealt.count("real") / len(dealt) == pytest.approx(0.5, abs=0.04)
+    assert dealt.count("GAN") / len(dealt) == pytest.approx(0.25, abs=0.04)
+
+
+def test_a_round_counts_both_kinds_of_mistake_once():
+    game = panels.side_by_side._Game(some_pictures())
+    game.sources = ["real", "real", "GAN", "GAN", "GAN", "VAE"] + ["real"] * 4
+    for k in (1, 2, 5):
+        game.mark(k)
+    game.check()
+    assert game.judged == {"real": 6, "GAN": 3, "VAE": 1, "diffusion": 0}
+    assert game.taken_for_real == {"real": 5, "GAN": 2, "VAE": 0, "diffusion": 0}
+    assert game.score() == (5 + 1 + 1, 10)
+    game.mark(0)
+    game.check()
+    assert game.score() == (7, 10) and not game.marked[0]
+
+
+def test_the_buttons_play_the_game():
+    panel = make_game()
+    panel.buttons["3"].click()
+    assert "1 marked as fakes" in panel.status.value
+    panel.buttons["3"].click()
+    assert "0 marked as fakes" in panel.status.value
+    panel.buttons["Check"].click()
+    assert "of 10 right" in panel.status.value and "In all" in panel.status.value
+    panel.buttons["Next ten"].click()
+    assert "Round 2" in panel.status.value
+    panel.buttons["Start again"].click()
+    assert panel.error is None and "In all" not in panel.status.value
+
+
+def test_only_the_chosen_familys_fakes_are_dealt():
+    panel = make_game()
+    panel.set(whose="VAE")
+    before = panel.status.value
+    for _ in range(4):
+        panel.buttons["Check"].click()
+        panel.buttons["Next ten"].click()
+    assert panel.error is None and "fooled most often by: VAE" not in before
+    panel.buttons["Check"].click()
+    assert "most often by: VAE" in panel.status.value
+
+
+def test_a_share_and_its_error():
+    assert side_by_side.share_with_error(0, 8) == (0.0, pytest.approx(math.sqrt(0.1 * 0.9 / 8)))
+    share, error = side_by_side.share_with_error(30, 120)
+    assert share == 0.25 and error == pytest.approx(math.sqrt(0.25 * 0.75 / 120), rel=0.02)
+
+
+def test_every_control_of_the_game_is_seen_and_every_word_is_readable():
+    panel = make_game()
+    use_every_control(panel)
+    panel.buttons["Check"].click()
+    assert_readable(panel)
+    assert answers_within(make_game(), 100, whose="GAN")
+    assert moved_together(make_game) == 0
+
+
+def test_the_kept_pictures_and_the_judges_precision():
+    pictures = panels.side_by_side.kept_pictures()
+    assert all(x.dtype == torch.uint8 and x.shape[1:] == (28, 28) for x in pictures.values())
+    assert min(map(len, pictures.values())) >= 100
+    rows = read_experiment("side_by_side").rows
+    precision = panels.side_by_side.kept_precision()
+    assert set(precision) == set(pictures)
+    seeds = [rows[f"VAE, 90 s, seed {seed}"]["precision"] for seed in (0, 1, 2)]
+    assert precision["VAE"] == pytest.approx(sum(seeds) / 3)
+
+
+def test_the_diagram_can_be_read():
+    check_drawing(panels.side_by_side.families_diagram)
+
+
+def test_the_way_between_two_codes():
+    a, b = torch.randn(2, 3, 4, 5, generator=seeded())
+    for circle in (False, True):
+        torch.testing.assert_close(side_by_side.between(a, b, 0.0, circle), a)
+        torch.testing.assert_close(side_by_side.between(a, b, 1.0, circle), b)
+    b = b * (a.flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1))[:, None, None]
+    middle = side_by_side.between(a, b, 0.3, circle=True)
+    torch.testing.assert_close(middle.flatten(1).norm(dim=1), a.flatten(1).norm(dim=1))
+
+
+def test_morphs_stand_in_the_order_of_pairs():
+    codes = torch.tensor([0.0, 0.5, 1.0])[:, None] * torch.ones(784)
+    ways = side_by_side.morph(torch.clone, codes, num=3)
+    want = torch.tensor([[0.0, 0.25, 0.5], [0.0, 0.5, 1.0], [0.5, 0.75, 1.0]])
+    torch.testing.assert_close(ways[:, :, 0, 0], want)
+
+
+def test_a_picture_is_carried_along_the_velocity_without_a_label():
+    asked = []
+
+    def grow(x, t, label):
+        asked.append(label)
+        return x
+
+    x = torch.ones(2, 1, 4, 4)
+    end = side_by_side.carry(grow, x, 0.0, 1.0, 8)
+    torch.testing.assert_close(end, math.e * x, rtol=3e-3, atol=0)
+    torch.testing.assert_close(side_by_side.carry(grow, end, 1.0, 0.0, 8), x, rtol=1e-3, atol=0)
+    assert len(asked) == 32 and all((label == 10).all() for label in asked)
+
+
+def test_a_code_is_found_where_there_is_one():
+    torch.manual_seed(0)
+    G = torch.nn.Sequential(torch.nn.Linear(64, 36), torch.nn.Unflatten(1, (1, 6, 6)))
+    G.requires_grad_(False)
+    images = G(torch.randn(3, 64, generator=seeded(1)))
+    z = side_by_side.search_code(G, images, num_steps=300)
+    assert (G(z) - images).abs().max() < 0.02
+
+
+def test_of_several_starts_the_best_is_kept():
+    class Narrow(torch.nn.Module):
+        def forward(self, z):  # from a start below 0 no way leads up
+            return z[:, :1, None, None].relu() * torch.ones(1, 1, 2, 2)
+
+    z = side_by_side.search_code(Narrow(), torch.full((6, 1, 2, 2), 2.0), num_starts=6)
+    assert (z[:, 0] > 1.9).all()
+
+
+def make_morph():
+    random = seeded()
+    names = [str(k) for k in range(5)]
+    pictures = {"pixels": 2 * torch.rand(10, 7, 28, 28, generator=random) - 1}
+    pictures["GAN"] = 2 * torch.rand(10, 7, 28, 28, generator=random) - 1
+    both = {name: dict.fromkeys(panels.side_by_side.WAYS, x) for name, x in pictures.items()}
+    both["GAN"]["great circle"] = both["GAN"]["straight line"].flip(3)
+    far = {"pixels": torch.ones(10, 7), "GAN": torch.arange(70.0).view(10, 7) / 70}
+    far = {name: dict.fromkeys(panels.side_by_side.WAYS, x) for name, x in far.items()}
+    return panels.side_by_side.morph(names, both, far)
+
+
+def test_morph_shows_every_pair_both_ways_round():
+    panel = make_morph()
+    use_every_control(panel)
+    assert_readable(panel)
+    panel.set(start=0, end=1)
+    there = picture(panel)
+    panel.set(start=1, end=0)
+    back = picture(panel)
+    width = there.shape[1]
+    step = 0.76 / 6.6 * width
+    first, last = 1.25 / 6.6 * width, (1.25 + 6 * 0.76) / 6.6 * width
+    size = int(0.7 / 6.6 * width)
+    ends = []
+    for left in (first, last):
+        ends.append(slice(round(left) + 2, round(left) + size - 2))
+    assert step > size
+    top = slice(30, 60)
+    assert abs(there[top, ends[0]] - back[top, ends[1]]).mean() < 40
+    assert abs(there[top, ends[0]] - back[top, ends[0]]).mean() > 40
+    panel.set(start=2, end=2)
+    assert panel.error is None and "no way" in panel.status.value
+    assert answers_within(panel, 100, end=4)
+    assert moved_together(make_morph) == 0
+
+
+class Alphabet:
+    """A stand-in for a causal Backbone: after letter k comes k + 1; it begins with 0. Mask is 5."""
+
+    mask = 5
+
+    def __call__(self, tokens):
+        follow = torch.where(tokens == self.mask, 0, (tokens + 1) % self.mask)
+        return 50.0 * torch.nn.functional.one_hot(follow, self.mask).float()
+
+
+def test_writing_on_reads_what_stands_there_and_begins_at_the_beginning():
+    for generator in (None, seeded()):
+        written = side_by_side.write_on(Alphabet(), torch.tensor([[3], [1]]), 3, generator)
+        assert written.tolist() == [[3, 4, 0, 1], [1, 2, 3, 4]]
+        begun = side_by_side.write_on(Alphabet(), torch.zeros(1, 0, dtype=torch.long), 2, generator)
+        assert begun.tolist() == [[0, 1]]
+
+
+MY_FAULTS = [
+    page("eq. (1): no root", "math.sqrt(p * (1 - p) / n)", "p * (1 - p) / n"),
+    page("eq. (1): the plain share", "p = (count + 1) / (n + 2)", "p = count / n"),
+    page("three seeds: one side only", "max(first) == 2 or min(first) == 3", "max(first) == 2"),
+    page("eq. (2): one mean is exact", "(2 * trace / 100)", "(trace / 100)"),
+    page("eq. (12): the angle turned round", "torch.sin((1 - t) * angle)", "torch.sin((1 + t) * angle)"),
+    page(
+        "pairs of a morph swapped",
+        "first, second = zip(",
+        "second, first = zip(",
+        "test_morphs_stand_in_the_order_of_pairs",
+    ),
+    page(
+        "carried by Euler's rule",
+        "x = x + step * net(middle, t + step / 2, label)",
+        "x = x + step * net(x + 0 * middle, t + step / 2, label)",
+        "test_a_picture_is_carried_along_the_velocity_without_a_label",
+    ),
+    page(
+        "carried with the label 0",
+        "label = torch.full((len(x),), NO_LABEL)\n    for k",
+        "label = torch.full((len(x),), 0 * NO_LABEL)\n    for k",
+        "test_a_picture_is_carried_along_the_velocity_without_a_label",
+    ),
+    page(
+        "the worst start is kept",
+        "best = error.view(num_starts, -1).argmin(dim=0)",
+        "best = error.view(num_starts, -1).argmax(dim=0)",
+        "test_of_several_starts_the_best_is_kept",
+    ),
+    page(
+        "writing begins with a letter",
+        "begun = F.pad(tokens, (1, 0), value=model.mask)  ",
+        "begun = F.pad(tokens, (1, 0), value=0 * model.mask)  ",
+        "test_writing_on_reads_what_stands_there_and_begins_at_the_beginning",
+    ),
+    page("a bound for the exact number", "exact = next_nll(", "exact = 9 * next_nll("),
+    page(
+        "unequal numbers are accepted",
+        "want = [frechet_distance(reference, y[:200]) for y in (a, b + 0.5, held_out)]",
+        "want = [frechet_distance(reference, y) for y in (a, b[:200] + 0.5, held_out)]",
+        "exercises",
+    ),
+    panel(
+        "the game counts marked pictures",
+        "self.taken_for_real[source] += not marked",
+        "self.taken_for_real[source] += marked",
+        "test_a_round_counts_both_kinds_of_mistake_once",
+    ),
+    panel(
+        "a round counts twice",
+        "        if self.checked:\n            return\n        self.checked = True",
+        "        self.checked = True",
+        "test_a_round_counts_both_kinds_of_mistake_once",
+    ),
+    panel(
+        "marks may be changed after Check",
+        "        if not self.checked:\n            self.marked[k]",
+        "        if True:\n            self.marked[k]",
+        "test_a_round_counts_both_kinds_of_mistake_once",
+    ),
+    panel(
+        "fakes are rare",
+        "is_real = torch.rand(1, generator=self.random).item() < 0.5",
+        "is_real = torch.rand(1, generator=self.random).item() < 0.9",
+        "test_a_round_is_half_real_and_shows_what_it_says",
+    ),
+    panel(
+        "a morph is not turned round",
+        "order = 1 if start < end else -1",
+        "order = 1 if start < end else 1",
+        "test_morph_shows_every_pair_both_ways_round",
+    ),
+]
+
+
 # ---------------------------------------------------------------- where the truth is known
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def random_flow(num_layers=8):
@@ -461,7 +745,60 @@ DIGITS_FAULTS = [
 
 
 def test_the_exercises_can_be_solved():
-    assert run_exercises(tools.ROOT / "notebooks" / NAME) == 0
+    assert run_exercises(tools.ROOT / "notebooks" / NAME) == 4
 
 
-FAULTS = [] + TRUTH_FAULTS + DIGITS_FAULTS
+@pytest.mark.exhaustive
+def test_the_open_exercise_takes_the_solution_and_refuses_the_usual_vae():
+    assert_marked(NAME, ANSWERS, only_open=True)
+
+
+CHEATS = """def cheat(n):
+    one = to_signed(test_digits.images[{which}]).reshape(-1, 1, 28, 28)
+    noise = torch.randn(n, 1, 28, 28, generator=seeded(4))
+    return (one + {size} * noise).clamp(-1, 1)
+"""
+FAIR = """def compare(a, b, reference, held_out):
+    n = min(len(a), len(b))
+    return [frechet_distance(reference, x[:n]) for x in (a, b, held_out)]
+"""
+MAP_RIGHT = "MAP-RIGHT"
+ANSWERS = {
+    1: (
+        "my_map = dict(zip(my_map, MAP_RIGHT))",
+        'my_map = dict.fromkeys(my_map, "GPT over codes")',
+        'my_map = dict.fromkeys(my_map, "VAE")',
+    ),
+    2: (
+        "def fakes_needed(p, d):\n    return 8 * p * (1 - p) / d**2\n",
+        "def fakes_needed(p, d):\n    return 4 * p * (1 - p) / d**2\n",
+    ),
+    3: (
+        CHEATS.format(which=":1", size=0.01),
+        CHEATS.format(which=":1", size=1.5),
+        "def cheat(n):\n    return to_signed(test_digits.images[:1]).reshape(1, 1, 28, 28).repeat(n, 1, 1, 1)\n",
+    ),
+    4: (
+        FAIR,
+        FAIR.replace("x[:n]", "x"),
+        FAIR.replace("x[:n]", "x[-n:]"),
+    ),
+    5: (
+        "from aigc_helpers.models.vae_beyond import MixturePrior, fit_prior\n\n"
+        "def my_digits(images, seconds, seed, n):\n"
+        "    model, _ = train_vae_for(images, 0.7 * seconds, seed)\n"
+        "    random = torch.Generator().manual_seed(seed)\n"
+        "    with torch.no_grad():\n"
+        "        mu, logvar = model.encode(binarise(images[:4000], random))\n"
+        "    prior = fit_prior(MixturePrior(mu[:50]), mu, logvar, 60, lr=3e-2, seed=seed)\n"
+        "    return 2 * torch.sigmoid(model.decode(prior.sample(n, random))) - 1\n",
+        "def my_digits(images, seconds, seed, n):\n    return usual_digits(images, seconds, seed, n)\n",
+    ),
+}
+
+
+def test_marks_refuse_wrong_answers():
+    assert_marked(NAME, ANSWERS)
+
+
+FAULTS = MY_FAULTS + TRUTH_FAULTS + DIGITS_FAULTS
