@@ -166,11 +166,11 @@ class PlaneVAE(VAE):
 
 PLANE_FAMILIES = ("GAN", "VAE", "autoregressive", "flow", "diffusion")
 PLANE_RATES = {
-    "GAN": 2e-3,
-    "VAE": 4e-3,
-    "autoregressive": 5e-3,
-    "flow": 4e-3,
-    "diffusion": 4e-3,
+    "GAN": 9e-3,
+    "VAE": 9e-3,
+    "autoregressive": 9e-3,
+    "flow": 1e-3,
+    "diffusion": 9e-3,
 }
 PLANE_BATCH = 256
 STRAIGHT = make_schedule("rectified flow")
