@@ -39,7 +39,7 @@ FAMILIES = {"GAN": "gan", "VAE": "vae", "GPT over codes": "gpt", "diffusion": "d
 # ---------------------------------------------------------------- pictures
 
 
-def _node(ax, x, y, words, colour, width=1.15):
+def _node(ax, x, y, words, colour, width=1.0):
     from matplotlib.patches import FancyBboxPatch
 
     style = "round,pad=0.02,rounding_size=0.07"
@@ -71,7 +71,7 @@ WAYS_TO_DRAW = (  # family, boxes on the way to a picture, how the arrows go, wh
 
 def families_diagram():
     """Figure: the five families, a row each: the way to a picture, what is trained, what is known of p(x)."""
-    fig, ax = plotting.canvas(3.6, width=8.8)
+    fig, ax = plotting.canvas(3.5, width=8.8)
     heads = ((0.15, "family"), (2.9, "how it draws"), (5.6, "trained to"), (7.75, "likelihood"))
     for x, head in heads:
         ax.text(x, 3.36, head, fontsize=9.5, color=plotting.GREY, va="center")
@@ -79,7 +79,7 @@ def families_diagram():
         y = 2.9 - 0.64 * row
         ax.plot([0.2], [y], MARKS[name], color=COLOURS[name], markersize=9)
         ax.text(0.4, y, name, fontsize=10, va="center")
-        _chain(ax, y, (2.15, 3.5, 4.85), words, COLOURS[name], arrow)
+        _chain(ax, y, (2.1, 3.45, 4.8), words, COLOURS[name], arrow)
         ax.text(5.6, y, trained, fontsize=9.5, va="center")
         ax.text(7.75, y, known, fontsize=9.5, va="center")
     return fig

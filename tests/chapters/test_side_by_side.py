@@ -762,10 +762,9 @@ FAIR = """def compare(a, b, reference, held_out):
     n = min(len(a), len(b))
     return [frechet_distance(reference, x[:n]) for x in (a, b, held_out)]
 """
-MAP_RIGHT = "MAP-RIGHT"
 ANSWERS = {
     1: (
-        "my_map = dict(zip(my_map, MAP_RIGHT))",
+        'my_map = dict(zip(my_map, ("VAE", "GAN", "GPT over codes", "VAE", "VAE", "diffusion")))',
         'my_map = dict.fromkeys(my_map, "GPT over codes")',
         'my_map = dict.fromkeys(my_map, "VAE")',
     ),
