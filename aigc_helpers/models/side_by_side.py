@@ -375,21 +375,35 @@ def train_vae_for(images, seconds, seed=0, rate=4e-3, batch_size=128):
     return average, step
 
 
-def nearest_distance(pictures, others):
-    """For pictures (N, ...) the distance to the nearest of others (M, ...), (N,)."""
+def nearest_digit(pictures, others):
+    """For pictures (N, ...) the distance to the nearest of others (M, ...), and its number; (N,)."""
     x = pictures.flatten(1).float()
-    parts = [torch.cdist(x, some.flatten(1).float()).amin(dim=1) for some in others.split(5000)]
-    return torch.stack(parts).amin(dim=0)
+    distances = []
+    numbers = []
+    for start in range(0, len(others), 5000):
+        some = others[start : start + 5000].flatten(1).float()
+        nearest = torch.cdist(x, some).min(dim=1)
+        distances.append(nearest.values)
+        numbers.append(start + nearest.indices)
+    distance, part = torch.stack(distances).min(dim=0)
+    return distance, torch.stack(numbers).gather(0, part[None])[0]
 
 
 def copied_share(pictures, training, kept_away):
-    """The share of pictures nearer to training than to as many kept_away: 0.5 for no copies."""
+    """The share of pictures nearer to training than to as many kept_away, and its error: eq. (13).
+
+    0.5 says that nothing was copied.
+    """
     if len(training) != len(kept_away):
         sizes = f"{len(training)} and {len(kept_away)}"
         raise ValueError(f"copied_share: the two sets must be equally large, got {sizes}")
-    to_training = nearest_distance(pictures, training)
-    to_others = nearest_distance(pictures, kept_away)
-    return (to_training < to_others).float().mean().item()
+    to_training, which_training = nearest_digit(pictures, training)
+    to_others, which_others = nearest_digit(pictures, kept_away)
+    is_nearer = to_training < to_others
+    nearest = torch.where(is_nearer, which_training, len(training) + which_others)
+    counts = torch.bincount(nearest).double()
+    error = counts.square().sum().sqrt().item() / (2 * len(pictures))
+    return is_nearer.double().mean().item(), error
 
 
 @torch.no_grad()

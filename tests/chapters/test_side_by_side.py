@@ -699,13 +699,20 @@ def test_copies_are_nearer_to_what_was_copied():
     random = torch.Generator().manual_seed(0)
     training = torch.randint(256, (300, 1, 28, 28), dtype=torch.uint8, generator=random)
     others = torch.randint(256, (300, 1, 28, 28), dtype=torch.uint8, generator=random)
-    assert side_by_side.copied_share(training[:50], training, others) == 1.0
-    assert side_by_side.copied_share(others[:50], training, others) == 0.0
+    assert side_by_side.copied_share(training[:50], training, others)[0] == 1.0
+    share, error = side_by_side.copied_share(others[:50], training, others)
+    assert share == 0.0
+    assert error == pytest.approx(0.5 / 50**0.5)
     with pytest.raises(ValueError, match="equally large"):
         side_by_side.copied_share(training[:50], training, others[:200])
-    distance = side_by_side.nearest_distance(training[:2] // 2, torch.zeros_like(training[:1]))
-    expected = (training[:2] // 2).flatten(1).double().norm(dim=1)
-    assert distance.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_the_nearest_digit_of_many_parts():
+    others = torch.arange(12_000.0).reshape(-1, 1, 1, 1)
+    wanted = torch.tensor([3, 4999, 5000, 11_999])
+    distance, number = side_by_side.nearest_digit(others[wanted] + 0.25, others)
+    assert number.tolist() == wanted.tolist()
+    assert distance.tolist() == pytest.approx([0.25] * 4)
 
 
 BEST = "test_the_best_family_and_whether_all_its_seeds_are_better"
@@ -730,9 +737,11 @@ DIGITS_FAULTS = [
     page("the integral without its width", ".exp() * (grid[1] - grid[0])", ".exp() * (0 * grid[1] + 0.01)"),
     page("the bound with its sign turned", "sums[K] = bound.exp()", "sums[K] = (-bound).exp()"),
     page("the mixture takes the model half the time", "mixed = 0.01 * log_p.exp()", "mixed = 0.001 * log_p.exp()"),
-    page("copies counted the wrong way round", "(to_training < to_others)", "(to_training > to_others)"),
-    page("copies by the farthest digit", "for some in others.split(5000)]\n    return torch.stack(parts).amin(dim=0)",
-         "for some in others.split(5000)]\n    return torch.stack(parts).amin(dim=0) * 0 + parts[0].amax()"),
+    page("copies seen the wrong way round", "is_nearer = to_training < to_others", "is_nearer = to_training > to_others"),
+    page("each sample an answer of its own", "counts.square().sum().sqrt()", "counts.sum().sqrt()"),
+    page("both sets' digits share their numbers", "len(training) + which_others)", "which_others)"),
+    page("a part's digits lose their place", "numbers.append(start + nearest.indices)", "numbers.append(nearest.indices)",
+         "test_the_nearest_digit_of_many_parts"),
     page("two sets of unequal size", "if len(training) != len(kept_away):", "if len(training) < len(kept_away):",
          "test_copies_are_nearer_to_what_was_copied"),
     panel("the best is the worst", "winner = min(means, key=means.get)", "winner = max(means, key=means.get)", BEST),

@@ -10,7 +10,7 @@ GAN's best rate of those 20 s broke down later in the race (rows "GAN at rate 0.
 rate races instead, a second try that the others did not need. Scored by `DigitJudge.standard()`, n = 2,000.
 "pixel distance": the Frechet distance to the same reference by 32 principal components of the pixels.
 "nearest": distance to the nearest of the 50,000, median; "copies": share nearer to 10,000 of them than to
-the 10,000 kept away. "with labels": the same for 30 s, with the digit's label as an input.
+the 10,000 kept away, with its standard error. "with labels": the same for 30 s, with the digit's label as an input.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from aigc_helpers.data import cache_dir, to_signed
 from aigc_helpers.metrics import DigitJudge, frechet_distance
 from aigc_helpers.models import diffusion, gan, vae, vae_beyond
 from aigc_helpers.models.gpt import GPT, generate, next_token_loss
+from aigc_helpers.models.side_by_side import copied_share, follow, share_of_rate
 from aigc_helpers.training import autocast
 from aigc_helpers.weights import write_asset
 
@@ -37,7 +38,6 @@ LABEL_SECONDS = 30.0
 NUM = 2000
 SIZES = (200, 500, 1000, 2000)  # how many of the 2,000 are scored, to show what n does
 NUM_KEPT_AWAY = 10_000
-WARM_UP = 30  # steps
 VQ_STEPS = 400
 K = 32
 NO_LABEL = 10
@@ -65,20 +65,16 @@ class Family:
     def begin_step(self):
         """The rate of this step: up over the first steps, then level."""
         self.num_steps += 1
-        share = min(1.0, self.num_steps / WARM_UP)
+        share = share_of_rate(self.num_steps)
         for opt in self.opts:
             for group in opt.param_groups:
                 full = group.setdefault("full", group["lr"])
                 group["lr"] = share * full
 
-    @torch.no_grad()
     def end_step(self):
         """Average the weights over the last fifth of the run so far."""
-        share = 1 / (10 + 0.2 * self.num_steps)
         for average, net in zip(self.averages, self.nets, strict=True):
-            for kept, new in zip(average.state_dict().values(), net.state_dict().values(), strict=True):
-                if kept.is_floating_point():
-                    kept.lerp_(new, share)
+            follow(average, net, self.num_steps)
 
     def take(self, opt, loss):
         opt.zero_grad()
@@ -544,10 +540,9 @@ def nearest(x, others):
 
 def near_training(pictures, data):
     distance, _ = nearest(pictures, data["images"])
-    to_some, _ = nearest(pictures, data["images"][:NUM_KEPT_AWAY])
-    to_away, _ = nearest(pictures, data["away"])
-    copies = (to_some < to_away).float().mean().item()
-    return {"nearest": distance.median().item(), "copies": copies}
+    some = data["images"][:NUM_KEPT_AWAY]
+    copies, error = copied_share(pictures, some, data["away"])
+    return {"nearest": distance.median().item(), "copies": copies, "error of copies": error}
 
 
 def filled_by_nearest(data):
