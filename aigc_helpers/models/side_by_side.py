@@ -339,7 +339,7 @@ def share_of_rate(step):
 
 @torch.no_grad()
 def follow(average, model, step):
-    """Move the averaged weights, and BatchNorm's numbers, towards a model's: eq. (8), in place."""
+    """Move the averaged weights, and BatchNorm's numbers, towards a model's: eq. (9), in place."""
     share = 1 / (10 + step / 5)
     pairs = zip(average.state_dict().values(), model.state_dict().values(), strict=True)
     for kept, new in pairs:
