@@ -376,7 +376,7 @@ def train_vae_for(images, seconds, seed=0, rate=4e-3, batch_size=128):
 
 
 def nearest_digit(pictures, others):
-    """For pictures (N, ...) the distance to the nearest of others (M, ...), and its number; (N,)."""
+    """For pictures (N, ...): distance to the nearest of others (M, ...), and its number; (N,)."""
     x = pictures.flatten(1).float()
     distances = []
     numbers = []
@@ -390,7 +390,7 @@ def nearest_digit(pictures, others):
 
 
 def copied_share(pictures, training, kept_away):
-    """The share of pictures nearer to training than to as many kept_away, and its error: eq. (13).
+    """The share of pictures nearer to training than to as many kept_away, and its error: eq. (12).
 
     0.5 says that nothing was copied.
     """
@@ -437,7 +437,7 @@ def search_code(G, images, num_steps=200, num_starts=4, seed=0):
 
 
 def between(a, b, t, circle=False):
-    """The point at t in [0, 1] on the way from a to b (N, ...): straight, or eq. (12)."""
+    """The point at t in [0, 1] on the way from a to b (N, ...): straight, or eq. (13)."""
     if not circle:
         return (1 - t) * a + t * b
     cosine = F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1).clamp(-0.9999, 0.9999)
