@@ -376,7 +376,7 @@ def train_vae_for(images, seconds, seed=0, rate=4e-3, batch_size=128):
 
 
 def nearest_digit(pictures, others):
-    """For pictures (N, ...) the distance to the nearest of others (M, ...), and its number; (N,)."""
+    """For pictures (N, ...): distance to the nearest of others (M, ...), and its number; (N,)."""
     x = pictures.flatten(1).float()
     distances = []
     numbers = []
