@@ -736,7 +736,7 @@ DIGITS_FAULTS = [
     page("a pixel sees itself", "logits = tiny_gpt(tokens[:, :-1])", "logits = tiny_gpt(tokens[:, 1:])"),
     page("the integral without its width", ".exp() * (grid[1] - grid[0])", ".exp() * (0 * grid[1] + 0.01)"),
     page("the bound with its sign turned", "sums[K] = bound.exp()", "sums[K] = (-bound).exp()"),
-    page("the mixture takes the model half the time", "mixed = 0.01 * log_p.exp()", "mixed = 0.001 * log_p.exp()"),
+    page("the mixture takes the model ten times as often", "[math.log(0.01) - model_nats", "[math.log(0.1) - model_nats"),
     page("copies seen the wrong way round", "is_nearer = to_training < to_others", "is_nearer = to_training > to_others"),
     page("each sample an answer of its own", "counts.square().sum().sqrt()", "counts.sum().sqrt()"),
     page("both sets' digits share their numbers", "len(training) + which_others)", "which_others)"),
