@@ -1038,7 +1038,9 @@ def test_a_full_run_leaves_a_record_that_holds_until_what_it_stands_on_changes(r
     monkeypatch.setenv("AIGC_BUDGET", "1")
     monkeypatch.setenv("AIGC_DATA_DIR", str(runnable))
     assert not fingerprints.is_fresh(tools.read(path), path, runnable)
+    assert "02_slow.ipynb: no record of a full run: python -m tools run 02" in fingerprints.due(runnable)
     assert cli.main(["run", "02"], runnable) == 0
+    assert not any("02_slow" in line for line in fingerprints.due(runnable))
     nb = tools.read(path)
     assert set(nb.metadata["aigc"]["full_run"]) == {"of", "seconds"}
     assert fingerprints.is_fresh(nb, path, runnable)
@@ -1046,6 +1048,8 @@ def test_a_full_run_leaves_a_record_that_holds_until_what_it_stands_on_changes(r
     assert fingerprints.is_fresh(nb, path, runnable)
     tools.code_cells(nb)[0].source += "\nx = 1"
     assert not fingerprints.is_fresh(nb, path, runnable)
+    tools.book.write(path, tools.book.text_of(nb))
+    assert any("02_slow.ipynb: what its full run stood on" in line for line in fingerprints.due(runnable))
     monkeypatch.setenv("AIGC_BUDGET", "0.25")
     assert cli.main(["run", "02"], runnable) == 0
     assert not fingerprints.is_fresh(tools.read(path), path, runnable)

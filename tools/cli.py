@@ -8,6 +8,7 @@ import sys
 from .book import ROOT, NotebookError
 from .bundling import colab
 from .exporting import export
+from .fingerprints import due
 from .linting import lint
 from .running import run
 from .stamping import stamp
@@ -52,6 +53,7 @@ def _parser():
     runner = commands.add_parser("run", help="execute in place, then strip; AIGC_BUDGET scales the training")
     runner.add_argument("names", nargs="*", metavar="NAME", help="a number or a name's beginning; all if none")
     runner.add_argument("--slowest", type=int, default=0, metavar="N", help="also print the N slowest cells")
+    commands.add_parser("due", help="list the pages whose stored outputs no longer rest on a full run")
     keeper = commands.add_parser("assets", help="train the small models of aigc_helpers/assets/")
     keeper.add_argument("names", nargs="*", metavar="NAME", help="gan, vae, ...; all if none")
     commands.add_parser("picture", help="draw the README's picture with them")
@@ -79,6 +81,8 @@ def _dispatch(options, root):
         return stamp(options.target, root) or []
     if options.command == "run":
         return run(options.names, root, slowest=options.slowest) or []
+    if options.command == "due":
+        return due(root)
     if options.command == "colab":
         return colab(options.names, root, options.out) or []
     if options.command == "web":

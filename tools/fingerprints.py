@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 
 from . import bundling
-from .book import ROOT, own_cells
+from .book import ROOT, own_cells, paths, read
 
 # Helpers that draw, print, refuse or store, and compute nothing of what a page claims.
 DRESS = ("panels", "plotting", "checks", "arguments", "weights", "_files", "_environment")
@@ -43,3 +43,15 @@ def is_fresh(nb, path, root=ROOT):
     """Whether the stored outputs are those of a full run on MNIST of what the notebook now stands on."""
     record = nb.metadata.get("aigc", {}).get("full_run")
     return record is not None and record["of"] == fingerprint(nb, path, root)
+
+
+def due(root=ROOT):
+    """A line for each notebook whose stored outputs are not those of a full run on MNIST as it now stands."""
+    lines = []
+    for path in paths(root):
+        nb = read(path)
+        if not is_fresh(nb, path, root):
+            known = "full_run" in nb.metadata.get("aigc", {})
+            why = "what its full run stood on has changed since" if known else "no record of a full run"
+            lines.append(f"{path.name}: {why}: python -m tools run {path.stem.partition('_')[0]}")
+    return lines

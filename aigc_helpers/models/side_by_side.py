@@ -339,7 +339,7 @@ def share_of_rate(step):
 
 @torch.no_grad()
 def follow(average, model, step):
-    """Move the averaged weights, and BatchNorm's numbers, towards a model's: eq. (9), in place."""
+    """Move the averaged weights, and BatchNorm's numbers, towards a model's: eq. (8), in place."""
     share = 1 / (10 + step / 5)
     pairs = zip(average.state_dict().values(), model.state_dict().values(), strict=True)
     for kept, new in pairs:
@@ -390,7 +390,7 @@ def nearest_digit(pictures, others):
 
 
 def copied_share(pictures, training, kept_away):
-    """The share of pictures nearer to training than to as many kept_away, and its error: eq. (13).
+    """The share of pictures nearer to training than to as many kept_away, and its error: eq. (12).
 
     0.5 says that nothing was copied.
     """
@@ -437,7 +437,7 @@ def search_code(G, images, num_steps=200, num_starts=4, seed=0):
 
 
 def between(a, b, t, circle=False):
-    """The point at t in [0, 1] on the way from a to b (N, ...): straight, or eq. (12)."""
+    """The point at t in [0, 1] on the way from a to b (N, ...): straight, or eq. (13)."""
     if not circle:
         return (1 - t) * a + t * b
     cosine = F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1).clamp(-0.9999, 0.9999)

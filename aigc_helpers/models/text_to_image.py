@@ -388,7 +388,7 @@ def draw(model, tokens, w=2.0, num_steps=20, noise=None, generator=None, away_fr
 
 
 def train_captions(net, text, latents, tokens, num_steps, dropped=0.1, seed=0):
-    """The loop of section 6 on latents (M, 4, 8, 8) and tokens (M, T): the averaged network."""
+    """The loop of section 5 on latents (M, 4, 8, 8) and tokens (M, T): the averaged network."""
     device = latents.device
     average = copy.deepcopy(net)
     opts = make_optimizers(net, net.blocks)

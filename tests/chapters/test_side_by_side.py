@@ -241,7 +241,7 @@ MY_FAULTS = [
     page("eq. (1): the plain share", "p = (count + 1) / (n + 2)", "p = count / n"),
     page("three seeds: one side only", "max(first) == 2 or min(first) == 3", "max(first) == 2"),
     page("eq. (2): one mean is exact", "(2 * trace / 100)", "(trace / 100)"),
-    page("eq. (12): the angle turned round", "torch.sin((1 - t) * angle)", "torch.sin((1 + t) * angle)"),
+    page("eq. (13): the angle turned round", "torch.sin((1 - t) * angle)", "torch.sin((1 + t) * angle)"),
     page(
         "pairs of a morph swapped",
         "first, second = zip(",

@@ -595,10 +595,16 @@ SOLUTIONS = {
         _function(*_TWO, "return nothing + (1 + w_a) * (a - nothing) + w_b * (b - nothing)"),
     ),
     4: (
-        _function(*_WELL, "return draw(model, tokens, 1.5, generator=generator)"),
+        _function(
+            *_WELL,
+            "drawn = torch.stack([draw(model, tokens, 1.3, 10, generator=generator) for _ in range(2)])",
+            "cosines = [(clip.embed_images(images) * clip.embed_text(tokens)).sum(dim=1) for images in drawn]",
+            "return drawn[torch.stack(cosines).argmax(dim=0), torch.arange(len(tokens))]",
+        ),
+        _function(*_WELL, "return draw(model, tokens, 1.0, generator=generator)"),  # no better match
+        _function(*_WELL, "return draw(model, tokens, 2.0, generator=generator)"),  # too little variety
         _function(*_WELL, "return draw(model, tokens, 0.0, 40, generator=generator)"),
-        _function(*_WELL, "return draw(model, tokens, 1.5, 40, generator=generator)"),
-        _function(*_WELL, "return draw(model, tokens, 6.0, generator=generator)"),
+        _function(*_WELL, "return draw(model, tokens, 1.6, 40, generator=generator)"),  # twice the effort
     ),
 }
 

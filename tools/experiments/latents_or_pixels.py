@@ -190,7 +190,7 @@ def with_kernels(net):
 
 
 def train_for(net, text, space, train, seconds, seed):
-    """The averaged network after so many seconds of section 6's loop, and its number of steps."""
+    """The averaged network after so many seconds of section 5's loop, and its number of steps."""
     with torch.no_grad():
         data = torch.cat([space.encode(part).contiguous() for part in train.images.split(500)])
     average = copy.deepcopy(net)
