@@ -726,7 +726,7 @@ DIGITS_FAULTS = [
     page(
         "the clock counts steps",
         "while time.process_time() - began < seconds:",
-        "while step < seconds:",
+        "while 0 * began + step < seconds:",
         "test_the_clock_stops_and_the_average_learns",
     ),
     page(
