@@ -708,11 +708,12 @@ def test_copies_are_nearer_to_what_was_copied():
 
 
 def test_the_nearest_digit_of_many_parts():
-    others = torch.arange(12_000.0).reshape(-1, 1, 1, 1)
+    random = torch.Generator().manual_seed(0)
+    others = torch.randint(256, (12_000, 1, 3, 3), dtype=torch.uint8, generator=random)
     wanted = torch.tensor([3, 4999, 5000, 11_999])
-    distance, number = side_by_side.nearest_digit(others[wanted] + 0.25, others)
+    distance, number = side_by_side.nearest_digit(others[wanted], others)
     assert number.tolist() == wanted.tolist()
-    assert distance.tolist() == pytest.approx([0.25] * 4)
+    assert (distance < 1.0).all()
 
 
 BEST = "test_the_best_family_and_whether_all_its_seeds_are_better"
@@ -725,7 +726,7 @@ DIGITS_FAULTS = [
     page(
         "the clock counts steps",
         "while time.process_time() - began < seconds:",
-        "while step < seconds:",
+        "while 0 * began + step < seconds:",
         "test_the_clock_stops_and_the_average_learns",
     ),
     page(
@@ -736,7 +737,7 @@ DIGITS_FAULTS = [
     page("a pixel sees itself", "logits = tiny_gpt(tokens[:, :-1])", "logits = tiny_gpt(tokens[:, 1:])"),
     page("the integral without its width", ".exp() * (grid[1] - grid[0])", ".exp() * (0 * grid[1] + 0.01)"),
     page("the bound with its sign turned", "sums[K] = bound.exp()", "sums[K] = (-bound).exp()"),
-    page("the mixture takes the model half the time", "mixed = 0.01 * log_p.exp()", "mixed = 0.001 * log_p.exp()"),
+    page("the mixture takes the model ten times as often", "[math.log(0.01) - model_nats", "[math.log(0.1) - model_nats"),
     page("copies seen the wrong way round", "is_nearer = to_training < to_others", "is_nearer = to_training > to_others"),
     page("each sample an answer of its own", "counts.square().sum().sqrt()", "counts.sum().sqrt()"),
     page("both sets' digits share their numbers", "len(training) + which_others)", "which_others)"),
