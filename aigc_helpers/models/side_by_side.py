@@ -173,12 +173,21 @@ PLANE_RATES = {
     "diffusion": 9e-3,
 }
 PLANE_BATCH = 256
+PLANE_CLIP = 1.0  # the longest step that a gradient may ask for
 STRAIGHT = make_schedule("rectified flow")
 
 
 def fade_rate(opt, rate, step, num_steps):
     """Half a cosine for all five, from `rate` to 0: a schedule that knows when the end comes."""
     opt.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+
+
+def clipped_step(opt, loss):
+    """One step down the loss, its gradient cut to length 1 if it is longer: for all five."""
+    opt.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(opt.param_groups[0]["params"], PLANE_CLIP)
+    opt.step()
 
 
 def make_plane(family):
@@ -209,10 +218,7 @@ def train_plane(family, points, num_steps, seed=0):
     opt = torch.optim.Adam(model.parameters(), rate)
     for step, x in steps(points, num_steps, PLANE_BATCH, seed=seed):
         fade_rate(opt, rate, step, num_steps)
-        loss = plane_loss(family, model, x, noise)
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
+        clipped_step(opt, plane_loss(family, model, x, noise))
     return model.eval().requires_grad_(False)
 
 
@@ -229,15 +235,9 @@ def train_plane_gan(points, num_steps, seed=0):
         fade_rate(g_opt, rate, step, num_steps)
         fade_rate(d_opt, rate, step, num_steps)
         fake = G(torch.randn(x.shape, generator=noise))
-        d_loss = discriminator_objective(D, x, fake, r1=0.1)
-        d_opt.zero_grad()
-        d_loss.backward()
-        d_opt.step()
+        clipped_step(d_opt, discriminator_objective(D, x, fake, r1=0.1))
         fake = G(torch.randn(x.shape, generator=noise))
-        g_loss = generator_loss(D(fake))
-        g_opt.zero_grad()
-        g_loss.backward()
-        g_opt.step()
+        clipped_step(g_opt, generator_loss(D(fake)))
     return G.eval().requires_grad_(False)
 
 
@@ -282,10 +282,10 @@ def count_cells(points):
     return counts.reshape(PLANE_CELLS, PLANE_CELLS)
 
 
-def grid_kl(points):
+def grid_kl(points, start=PSEUDO_COUNT):
     """KL of the truth from a histogram of points (N, 2), in nats: eq. (6)."""
     p = true_cells()
-    q = count_cells(points) + PSEUDO_COUNT
+    q = count_cells(points) + start
     return torch.xlogy(p, p / (q / q.sum())).sum().item()  # x log y, and 0 where x is 0
 
 

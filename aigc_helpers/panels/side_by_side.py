@@ -318,7 +318,7 @@ def coupling_picture():
 
 
 def families_picture(drawn, ncols=3):
-    """Figure: the points (N, 2) of each name in its own square; what lies between the modes, as orange crosses."""
+    """Figure: the points (N, 2) of each name in its own square; what lies off the modes, as orange crosses."""
     nrows = -(-len(drawn) // ncols)
     height = 2.75 * nrows
     fig, axes = plotting.figure(2.5 * ncols, height, ncols=ncols, nrows=nrows, tight=False)
@@ -353,7 +353,7 @@ def noise_to_data(flow, diffusion):
     """A cloud of noise on its way to data, through a flow's layers or a diffusion's steps.
 
     What moves: the model, and how far the cloud has come. What to see: colours tell in which mode a
-    point will end; the orange crosses are those that will end between the modes, and in the noise
+    point will end; the orange crosses are those that will end off the modes, and in the noise
     they lie along the borders of the regions that will become the modes.
     """
     models = {"flow": frozen(flow), "diffusion": frozen(diffusion)}
@@ -379,7 +379,7 @@ def noise_to_data(flow, diffusion):
         where = {0: "noise", STOPS: "data"}.get(stop, f"stop {stop} of {STOPS}")
         ax.set_title(f"{model}: {where}", fontsize=10)
         share = 100 * between.double().mean().item()
-        return fig, f"{share:.1f} % of the {NUM_POINTS:,} points end between the modes (orange crosses)."
+        return fig, f"{share:.1f} % of the {NUM_POINTS:,} points end off the modes (orange crosses)."
 
     return Panel(
         "From noise to data",
