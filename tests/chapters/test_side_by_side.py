@@ -512,6 +512,24 @@ def test_the_rate_fades_to_nothing():
     assert found == pytest.approx([0.2, 0.1, 0.0])
 
 
+def test_a_long_gradient_is_cut_to_length_one_and_a_short_one_is_not():
+    for slope, want in ((torch.tensor([3.0, 4.0]), [-0.6, -0.8]), (torch.tensor([0.3, 0.4]), [-0.3, -0.4])):
+        weight = torch.nn.Parameter(torch.zeros(2))
+        opt = torch.optim.SGD([weight], 1.0)
+        for _ in range(2):  # the second step starts from a gradient of zero again
+            side_by_side.clipped_step(opt, weight @ slope)
+        assert weight.tolist() == pytest.approx([2 * w for w in want], abs=1e-5)
+
+
+def test_a_cell_may_start_with_a_whole_point():
+    nothing = torch.zeros(0, 2)
+    points = torch.zeros(100, 2)
+    p = side_by_side.true_cells()
+    even = torch.xlogy(p, p * 32**2).sum().item()  # no samples: all cells alike
+    assert side_by_side.grid_kl(nothing) == pytest.approx(even)
+    assert side_by_side.grid_kl(points, start=1.0) < side_by_side.grid_kl(points)
+
+
 def make_noise_to_data():
     torch.manual_seed(1)
     flow = side_by_side.Flow()
@@ -566,6 +584,7 @@ TRUTH_FAULTS = [
     page("eq. (6): the shares do not add up to 1", "p / (q / q.sum())).sum().item()", "p / (q / len(points))).sum().item()"),
     page("eq. (6): the grid's axes are exchanged", "index[:, 0] * PLANE_CELLS + index[:, 1]", "index[:, 1] * PLANE_CELLS + index[:, 0]", "test_the_grids_cells_hold_the_truths_probability_where_its_points_fall"),
     page("the modes' neighbourhoods are twice as wide", "PLANE_NEAR = 4 * TRUTH_WIDTH", "PLANE_NEAR = 8 * TRUTH_WIDTH", "test_shares_are_counted_within_four_widths_of_a_centre"),
+    page("long gradients pass", 'opt.param_groups[0]["params"], PLANE_CLIP)', 'opt.param_groups[0]["params"], 1e9 * PLANE_CLIP)', "test_a_long_gradient_is_cut_to_length_one_and_a_short_one_is_not"),
     page("the VAE's bound forgets its encoder", "return (log_joint - log_q).logsumexp", "return (log_joint - 0 * log_q).logsumexp", "test_the_vaes_bound_is_below_log_p_and_comes_near_it"),
     page("the VAE's bound is a sum, not a mean", ".logsumexp(dim=0) - math.log(k)", ".logsumexp(dim=0) - 0 * math.log(k)", "test_the_vaes_bound_is_below_log_p_and_comes_near_it"),
     in_panels("side_by_side", "the flow's stops swap their axes", "if (len(stops) - 1 - k) % 2", "if (len(stops) - 1 - k) % 1", "test_the_flow_of_the_panel_starts_at_noise_ends_at_its_samples_and_never_swaps_its_axes"),
