@@ -167,10 +167,10 @@ class PlaneVAE(VAE):
 PLANE_FAMILIES = ("GAN", "VAE", "autoregressive", "flow", "diffusion")
 PLANE_RATES = {
     "GAN": 9e-3,
-    "VAE": 9e-3,
-    "autoregressive": 9e-3,
-    "flow": 1e-3,
-    "diffusion": 9e-3,
+    "VAE": 27e-3,
+    "autoregressive": 27e-3,
+    "flow": 27e-3,
+    "diffusion": 27e-3,
 }
 PLANE_BATCH = 256
 PLANE_CLIP = 1.0  # the longest step that a gradient may ask for
