@@ -763,8 +763,11 @@ def test_the_open_exercise_takes_the_solution_and_refuses_the_usual_vae():
     assert_marked(NAME, ANSWERS, only_open=True)
 
 
+MAP = ("GAN", "VAE", "GAN", "VAE", "VAE", "GAN", "diffusion", "GPT over codes")
 CHEATS = """def cheat(n):
-    one = to_signed(test_digits.images[{which}]).reshape(-1, 1, 28, 28)
+    images = to_signed(test_digits.images[:200]).reshape(-1, 1, 28, 28)
+    seen = judge.net.features(images).detach()
+    one = images[torch.cdist(seen, judge.real).min(dim=1).values.argmin()]
     noise = torch.randn(n, 1, 28, 28, generator=seeded(4))
     return (one + {size} * noise).clamp(-1, 1)
 """
@@ -774,17 +777,17 @@ FAIR = """def compare(a, b, reference, held_out):
 """
 ANSWERS = {
     1: (
-        'my_map = dict(zip(my_map, ("VAE", "GAN", "GPT over codes", "VAE", "VAE", "diffusion")))',
+        f"my_map = dict(zip(my_map, {MAP}))",
         'my_map = dict.fromkeys(my_map, "GPT over codes")',
         'my_map = dict.fromkeys(my_map, "VAE")',
     ),
     2: (
+        "def fakes_needed(p, d):\n    return 15.68 * p * (1 - p) / d**2\n",
         "def fakes_needed(p, d):\n    return 8 * p * (1 - p) / d**2\n",
-        "def fakes_needed(p, d):\n    return 4 * p * (1 - p) / d**2\n",
     ),
     3: (
-        CHEATS.format(which=":1", size=0.01),
-        CHEATS.format(which=":1", size=1.5),
+        CHEATS.format(size=0.015),
+        CHEATS.format(size=1.5),
         "def cheat(n):\n    return to_signed(test_digits.images[:1]).reshape(1, 1, 28, 28).repeat(n, 1, 1, 1)\n",
     ),
     4: (
