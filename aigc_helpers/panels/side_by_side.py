@@ -85,6 +85,15 @@ def families_diagram():
     return fig
 
 
+def written_lines(lines):
+    """Figure: lines of text, one below the other."""
+    fig, ax = plotting.canvas(0.15 + 0.24 * len(lines), width=8.8)
+    for k, line in enumerate(lines):
+        y = 0.24 * (len(lines) - k) - 0.05
+        ax.text(0.1, y, line, fontsize=9.5, va="center", family="monospace", parse_math=False)
+    return fig
+
+
 # ---------------------------------------------------------------- spot the fake
 
 REAL = "real"

@@ -130,6 +130,8 @@ def test_the_kept_pictures_and_the_judges_precision():
 
 def test_the_diagram_can_be_read():
     check_drawing(panels.side_by_side.families_diagram)
+    longest = "masked  " + repr("W" * 55 + 8 * "\n")
+    check_drawing(partial(panels.side_by_side.written_lines, [longest, "GPT     'a$b$'"]))
 
 
 def test_the_way_between_two_codes():
