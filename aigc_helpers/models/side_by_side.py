@@ -392,7 +392,7 @@ def nearest_digit(pictures, others):
 def copied_share(pictures, training, kept_away):
     """The share of pictures nearer to training than to as many kept_away, and its error: eq. (12).
 
-    0.5 says that nothing was copied.
+    About 0.5: no sign of copies. Only copies of the digits in training can show.
     """
     if len(training) != len(kept_away):
         sizes = f"{len(training)} and {len(kept_away)}"

@@ -606,7 +606,7 @@ def made_up_runs():
                 rows[f"{name}, {seconds} s, seed {seed}"] = {
                     "FID": (1 + place) * 90 / seconds,
                     "precision": 0.8 - 0.1 * place,
-                    "recall": 0.5 + 0.001 * seed * (-1) ** k,
+                    "recall": 0.5 + (0.002 if name == "GAN" else 0.001) * seed,
                     "coverage": 0.7 - 0.1 * place,
                     "s per 1,000": (0.3, 0.1, 20.0, 10.0)[k],
                     "weights that draw": 1000 * (4, 3, 5, 2)[k],
@@ -627,7 +627,7 @@ def test_the_best_family_and_whether_all_its_seeds_are_better():
     assert runs.best(90, "FID") == ("GAN", True)
     assert runs.best(90, "coverage") == ("GAN", True)
     assert runs.best(15, "s per 1,000") == ("VAE", True)
-    assert runs.best(90, "recall")[1] is False
+    assert runs.best(90, "recall") == ("GAN", False)
     assert runs.mean("VAE", 90, "FID") == pytest.approx(2.1)
     assert runs.floor("recall") == 0.9
     assert runs.floor("s per 1,000") is None

@@ -2,12 +2,13 @@
 
 Trained on 50,000 digits without labels, on one thread; the clock is the processor's time for training
 alone. Snapshots at 15, 30, 60 and 90 s of one run: rates rise over 30 steps and then stay, and what
-draws is an average of the weights over the last fifth. Networks, losses and samplers are the pages':
+draws is an average of the weights (mean age: a sixth of the run). Networks, losses and samplers are the pages':
 01's GAN, 02's VAE, 03's GPT over the codes of 02b's VQ-VAE (its 400 steps are part of the seconds), 04's
 diffusion by DDPM in 20 evaluations. Each had three settings tried for 20 s, seed 9, judged by FID against
 the other 10,000 training digits; the page's own was one of them, the best one raced. One exception: the
 GAN's best rate of those 20 s broke down later in the race (rows "GAN at rate 0.004"), so that its page's
-rate races instead, a second try that the others did not need. Scored by `DigitJudge.standard()`, n = 2,000.
+rate races instead: a second try, given after the scores were seen, that no other family had.
+Scored by `DigitJudge.standard()`, n = 2,000.
 "pixel distance": the Frechet distance to the same reference by 32 principal components of the pixels.
 "nearest": distance to the nearest of the 50,000, median; "copies": share nearer to 10,000 of them than to
 the 10,000 kept away, with its standard error. "with labels": the same for 30 s, with the digit's label as an input.
@@ -72,7 +73,7 @@ class Family:
                 group["lr"] = share * full
 
     def end_step(self):
-        """Average the weights over the last fifth of the run so far."""
+        """Let the averaged weights follow."""
         for average, net in zip(self.averages, self.nets, strict=True):
             follow(average, net, self.num_steps)
 
@@ -348,7 +349,7 @@ def make_part(name, settings, data, seed, marks, num, with_labels=False, fills=N
     part["weights that draw"] = count_weights(family.drawing_parts())
     part["trained weights"] = count_weights(family.trained_parts())
     if name == "GPT over codes":
-        x = data["test"][:num]
+        x = data["away"][:num]  # the judge's reference comes from the test digits
         codes = family.encode(x, torch.Generator().manual_seed(seed))
         part["through codes"] = as_bytes(family.decode(codes))
     if fills is not None and hasattr(family, "fill"):
@@ -428,7 +429,7 @@ def run(progress):
 
 
 def try_settings(data, progress):
-    """The setting of each family that drew best after 30 s, and a row for each that was tried."""
+    """The setting of each family that drew best after 20 s, and a row for each that was tried."""
     judge = DigitJudge(data["away"][:5000], data["away"][5000:], NUM // 2)
     best = {}
     rows = {}
@@ -471,10 +472,13 @@ def score_all(data, parts, labelled, progress):
         row["right digit"] = share_read(judge, found["pictures"], torch.arange(NUM) % 10)
         rows[f"{name} with labels, {LABEL_SECONDS:g} s, seed {seed}"] = row
     for seed in SEEDS:
+        found = parts["diffusion", seed]["marks"][MARKS[-1]]
+        rows[f"diffusion, copies by fifths, seed {seed}"] = by_fifths(found["pictures"], data)
+    for seed in SEEDS:
         through = judge.score(parts["GPT over codes", seed]["through codes"]).row()
         row = {key: score.value for key, score in through.items()}
         rows[f"real digits through codes, seed {seed}"] = row
-    rows["nearest by the visible part"] = {"filled right": filled_by_nearest(data)}
+    rows["nearest by the visible part"] = {"filled right": filled_by_nearest(judge, data)}
     rows |= by_size(data, parts)
     floor = {key: score.floor for key, score in through.items()}
     floor["pixel distance"] = pixels.floor
@@ -545,11 +549,20 @@ def near_training(pictures, data):
     return {"nearest": distance.median().item(), "copies": copies, "error of copies": error}
 
 
-def filled_by_nearest(data):
-    """How often the training digit that is nearest above row VISIBLE is the same digit."""
-    x = data["test"][:NUM_FILLED, ..., :VISIBLE, :]
-    _, which = nearest(x, data["images"][..., :VISIBLE, :])
-    return (data["labels"][which] == data["test labels"][:NUM_FILLED]).float().mean().item()
+def by_fifths(pictures, data):
+    """`copies` for each fifth of the training digits, against the same ones that were kept away."""
+    fifths = data["images"].split(NUM_KEPT_AWAY)
+    shares = [copied_share(pictures, some, data["away"])[0] for some in fifths]
+    return {f"fifth {k}": share for k, share in enumerate(shares, 1)}
+
+
+def filled_by_nearest(judge, data):
+    """The share read right if the lower part comes from the training digit nearest in the upper."""
+    x = data["test"][:NUM_FILLED]
+    _, which = nearest(x[..., :VISIBLE, :], data["images"][..., :VISIBLE, :])
+    lower = data["images"][which][..., VISIBLE:, :]
+    pasted = torch.cat([x[..., :VISIBLE, :], lower], dim=-2)
+    return share_read(judge, pasted.reshape(-1, 28, 28), data["test labels"])
 
 
 def by_size(data, parts):
