@@ -631,7 +631,7 @@ def _draw_log(ax, log, at):
         ax.axvline(at, color=plotting.GREY, linewidth=0.8)
     ax.set(xlim=(0, max(40, len(log))), ylim=(-0.03, 1.05))
     ax.set_xlabel("update", labelpad=1)
-    ax.legend(loc="lower right", ncols=3)
+    ax.legend(loc=(0.42, 0.46), ncols=3)
 
 
 def _draw_shown(ax, shown, at):
