@@ -509,8 +509,8 @@ FAULTS = [
         'state["average"] = get_model_state_dict(model)',
         TRAIN + "test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit",
     ),
-    page("every rank draws the same noise", "seeded(mix(seed, step, rank))", "seeded(mix(seed, step, 0 * rank))"),
-    page("every step draws the same noise", "seeded(mix(seed, step, rank))", "seeded(mix(seed, 0 * step, rank))"),
+    page("every rank draws the same noise", "seeded(mix(seed, 1, step, rank))", "seeded(mix(seed, 1, step, 0 * rank))"),
+    page("every step draws the same noise", "seeded(mix(seed, 1, step, rank))", "seeded(mix(seed, 1, 0 * step, rank))"),
     page(
         "each rank clips by its own part's norm",
         "return norm.full_tensor().item(), own.item()",
