@@ -486,3 +486,37 @@ def test_a_mouse_draws_a_one_and_the_model_finishes_it(chromium, tmp_path):
         print(f"Finish in {answer['ms']:.0f} ms")
         assert answer["changed"] and "Six results as a 1" in answer["text"]
         assert lab.problems == []
+
+
+# ---------------------------------------------------------------- the game of 06
+
+
+def test_a_round_of_the_game_is_played_with_the_mouse_and_one_with_the_keyboard(chromium, tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    game = "from aigc_helpers import panels\npanels.side_by_side.spot_the_fake().show()"
+    cells = [nbformat.v4.new_code_cell(game)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "game.ipynb")
+    with jupyterlab(chromium, folder, "game.ipynb") as lab:
+        assert lab.problems == []
+        panel = lab.page.locator(".aigc-panel").first
+        assert "1 marked" in lab.click(panel, "3")["text"]
+        assert "2 marked" in lab.click(panel, "10")["text"]
+        assert "1 marked" in lab.click(panel, "3")["text"]
+        checked = lab.click(panel, "Check")
+        assert checked["changed"] and "of 10 right" in checked["text"]
+        assert lab.click(panel, "4")["text"] == checked["text"]
+        assert "Round 2: 0 marked" in lab.click(panel, "Next ten")["text"]
+
+        def press(key):
+            return lab.act(panel, lambda: lab.page.keyboard.press(key))["text"]
+
+        panel.get_by_role("button", name="1", exact=True).focus()
+        assert "1 marked" in press("Space")
+        lab.page.keyboard.press("Tab")
+        assert "2 marked" in press("Enter")
+        for _ in range(9):
+            lab.page.keyboard.press("Tab")
+        assert "of 20 right" in press("Enter")
+        assert lab.problems == []

@@ -37,6 +37,7 @@ from aigc_helpers import plotting
 LABEL_WIDTH, CONTROL_WIDTH, COLUMN_WIDTH = "102px", "296px", "304px"
 SCALE = 1.25  # pixels of a panel's picture to one CSS pixel
 TICK_MS = 60  # between two ticks of Run
+NARROW = 2  # a button with a name of at most so many characters is narrow: five of them stand in a row
 MAX_TICKS = 10**6
 
 
@@ -356,9 +357,8 @@ class Panel:
         )
 
     def _button(self, label, function):
-        button = widgets.Button(
-            description=label, layout={"width": "auto", "min_width": "76px"}
-        )
+        least = "52px" if len(label) <= NARROW else "76px"
+        button = widgets.Button(description=label, layout={"width": "auto", "min_width": least})
         button.on_click(lambda _: self._guard(function))
         return button
 
