@@ -316,13 +316,31 @@ def test_the_commands_of_the_page_have_options_that_there_are():
     blocks = [block for cell in cells for block in re.findall(r"```bash\n(.*?)```", cell, re.DOTALL)]
     commands = []
     for block in blocks:
-        short = re.search(r'^TRAIN="(.*)"$', block, re.MULTILINE)
-        lines = block.replace("\\\n", " ").split("\n")
-        lines = [line.replace("$TRAIN", short[1]) if short else line for line in lines if not line.startswith("TRAIN=")]
-        commands += [line.partition("#")[0].rstrip(" &") for line in lines if "aigc_helpers.train" in line]
+        block = block.replace("\\\n", " ")
+        short = re.search(r'^train\(\) \{\n(.*) "\$@"\n\}\n', block, re.MULTILINE)
+        if short:
+            block = block.replace(short[0], "").replace("train --out", f"{short[1]} --out")
+        lines = [line for line in block.split("\n") if "aigc_helpers.train" in line]
+        commands += [line.partition("#")[0].rstrip(" &") for line in lines]
     assert len(commands) >= 5
     for command in commands:
         launcher, _, ours = command.partition("-m torch.distributed.run")[2].partition("-m aigc_helpers.train")
         known = get_args_parser().parse_args([*shlex.split(launcher.replace("$", "")), "-m", "aigc_helpers.train"])
         assert known.nproc_per_node.isdigit() and known.training_script == "aigc_helpers.train"
         assert train._parse(shlex.split(ours)).steps > 0
+
+
+@pytest.mark.exhaustive
+def test_the_program_that_the_page_shows_in_one_piece_trains_and_goes_on(tmp_path, monkeypatch):
+    cells = json.loads((ROOT / "notebooks" / "07_scaling.ipynb").read_text(encoding="utf-8"))["cells"]
+    (cell,) = [cell for cell in cells if cell["id"] == "d5-min"]
+    program = re.search(r"```python\n(.*?)```", "".join(cell["source"]), re.DOTALL)[1]
+    (tmp_path / "train_min.py").write_text(program.replace("101)", "61)"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for first in (1, 51):
+        done = launch("train_min", world_size=2)
+        assert done.status == 0, done.output[-2000:]
+        steps = [int(line.split()[0]) for line in done.output.splitlines() if re.fullmatch(r"\d+ \d\.\d+", line)]
+        assert steps == list(range(first, 61))
+    assert [path.name for path in (tmp_path / "runs" / "min").iterdir()] == ["step_000050"]
