@@ -430,4 +430,56 @@ FAULTS = [
     in_helper("tasks", "speakers come as often as they speak", "dict.fromkeys(speech[1] for speech in found)", "[speech[1] for speech in found]"),
     in_helper("tasks", "what is typed is never cut", "if len(kept) > QUESTION_LENGTH:", "if len(kept) > 10**9:"),
     in_helper("tasks", "a false step passes", "int(step[1]) + int(step[2]) == int(step[3])", "int(step[3]) > 0"),
+    in_helper(
+        "memory",
+        "views are counted as new",
+        "self._known.add(tensor.untyped_storage())  # it was there",
+        "tensor.untyped_storage()  # it was there",
+    ),
+    in_helper("memory", "what is gone still counts", "self.now -= size", "self.now -= 0 * size"),
+    in_helper(
+        "memory", "the peak is the present", "self.peak = max(self.peak, self.now)", "self.peak = self.now"
+    ),
+    in_helper(
+        "ranks",
+        "the rank whose partner failed is blamed",
+        'if not answer["is_partner"]} or errors',
+        "} or errors",
+        "test_the_rank_that_lost_its_partner_is_not_blamed",
+    ),
+    in_helper(
+        "ranks",
+        "ranks stay when the parent is gone",
+        "            calls.put(pickle.load(sys.stdin.buffer))\n    os._exit(0)",
+        "            calls.put(pickle.load(sys.stdin.buffer))",
+        "test_when_the_parent_is_killed_its_ranks_end_even_in_a_collective",
+    ),
+    in_helper(
+        "ranks",
+        "the recorder's older entries count too",
+        "_read_recorder()[begun:]\n    return",
+        "_read_recorder()\n    return",
+        "test_the_collectives_of_a_call_are_known",
+    ),
+    in_helper(
+        "train",
+        "old checkpoints are kept for ever",
+        "find_checkpoints(out)[:-KEPT]",
+        "find_checkpoints(out)[:0]",
+        "test_the_newest_two_checkpoints_are_kept_and_what_was_begun_is_cleared",
+    ),
+    in_helper(
+        "train",
+        "lines beyond the checkpoint stay",
+        'int(line.partition(",")[0]) < first',
+        "True",
+        "test_the_lines_of_steps_that_were_lost_are_dropped",
+    ),
+    in_helper(
+        "train",
+        "the noise hangs on where a run goes on",
+        "scaling.random_of_step(step, options.seed)",
+        "scaling.random_of_step(step - first + 1, options.seed)",
+        "test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit",
+    ),
 ]

@@ -232,18 +232,38 @@ def bound_of(score, x0, schedule="linear", low=-12.0, high=14.0, num=521):
     return first + middle + last
 
 
-def loss_weight(loss, log_snr):
-    """omega(lambda) of eq. (10) for a loss whose times are uniform in [0, 1]: eq. (11).
+LOSSES = (
+    "bound",
+    "noise, cosine",
+    "noise, cosine, min-SNR",
+    "data, cosine",
+    "data, EDM",
+    "velocity, uniform times",
+    "velocity, logit-normal times",
+)
 
-    "bound", "noise, cosine", "data, cosine", "velocity, rectified flow". Kingma & Gao 2023.
-    """
-    known = ("bound", "noise, cosine", "data, cosine", "velocity, rectified flow")
-    require_one_of("loss_weight", "loss", loss, known)
+
+def normal_density(x):
+    """The density of a standard normal number."""
+    return torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
+
+
+def loss_weight(loss, log_snr):
+    """omega(lambda) of eq. (10) for one of LOSSES; Kingma & Gao 2023, Hang 2023, Karras 2022."""
+    require_one_of("loss_weight", "loss", loss, LOSSES)
     if loss == "bound":
         return torch.ones_like(log_snr)
-    if loss == "velocity, rectified flow":
-        return torch.exp(-log_snr / 2)
+    if loss.startswith("velocity"):
+        weight = torch.exp(-log_snr / 2)
+        t = torch.sigmoid(-log_snr / 2)
+        density = normal_density(log_snr / 2) / (t * (1 - t))
+        return weight * density if loss == "velocity, logit-normal times" else weight
+    if loss == "data, EDM":
+        density = normal_density((1.2 - log_snr / 2) / 1.2) / 1.2  # of log sigma
+        return density * (1 + torch.exp(-log_snr) / 0.5**2)
     of_noise = 1 / (math.pi * torch.cosh(log_snr / 2))
+    if loss == "noise, cosine, min-SNR":
+        return of_noise * (5 * torch.exp(-log_snr)).clamp_max(1)
     return of_noise if loss == "noise, cosine" else of_noise * torch.exp(-log_snr)
 
 
@@ -326,15 +346,19 @@ def karras_times(num_steps, low=0.002, high=80.0, rho=7.0):
     return F.pad(times, (0, 1))
 
 
-def flow_denoise(net, label):
-    """denoise(x, alpha, sigma) for `solve`: x0 from a velocity network, kept within [-1, 1]."""
+def flow_denoise(net, label, clip=True):
+    """denoise(x, alpha, sigma) for `solve`: x0 from a velocity network.
+
+    clip: keep it within [-1, 1], the range of the images.
+    """
 
     @torch.no_grad()
     def denoise(x, alpha, sigma):
         t = torch.full((len(x),), float(sigma), device=x.device)
         with autocast(x.device):
             velocity = net(x, t, label)
-        return (x - float(sigma) * velocity.float()).clamp(-1, 1)
+        x0 = x - float(sigma) * velocity.float()
+        return x0.clamp(-1, 1) if clip else x0
 
     return denoise
 
@@ -497,9 +521,9 @@ def collect(net, label, num_steps=20, generator=None, batch_size=250):
 def student_batch(kind, trajectories, index, generator=None):
     """Inputs x (N, 1, 28, 28), times (N,) and targets for the trajectories of these numbers.
 
-    kind: "reflow", eq. (19), or "mean velocity", eq. (20).
+    kind: "reflow", eq. (19), or "distilled", eq. (20).
     """
-    require_one_of("student_batch", "kind", kind, ("reflow", "mean velocity"))
+    require_one_of("student_batch", "kind", kind, ("reflow", "distilled"))
     num_steps = len(trajectories) - 1
     eps = trajectories[0, index].float()
     x0 = trajectories[-1, index].float()
@@ -517,7 +541,7 @@ def train_student(kind, teacher, trajectories, label, num_steps, lr=1e-3, seed=0
     """A copy of the teacher trained by eq. (19) or (20); returns its EMA copy and the losses.
 
     trajectories (K + 1, N, 1, 28, 28), label (N,). The error at time t counts t^2, at least 1/25:
-    an error of the mean velocity is t times as large in the picture.
+    an error of the average velocity is t times as large in the picture.
     """
     random = torch.Generator().manual_seed(seed)
     device = next(teacher.parameters()).device
@@ -530,7 +554,7 @@ def train_student(kind, teacher, trajectories, label, num_steps, lr=1e-3, seed=0
         for group in opt.param_groups:
             group["lr"] = learning_rate(step, num_steps, lr)
         x, t, target = student_batch(kind, trajectories, index, random)
-        weight = t.square().clamp_min(0.04) if kind == "mean velocity" else torch.ones_like(t)
+        weight = t.square().clamp_min(0.04) if kind == "distilled" else torch.ones_like(t)
         with autocast(device):
             out = net(x.to(device), t.to(device), label[index].to(device))
         error = (out.float() - target.to(device)).square().mean(dim=(1, 2, 3))
@@ -545,9 +569,9 @@ def train_student(kind, teacher, trajectories, label, num_steps, lr=1e-3, seed=0
 
 @torch.no_grad()
 def draw_consistent(net, label, num_evals, x, generator=None, batch_size=250):
-    """Images (N, 1, 28, 28) from noise x and a mean velocity: denoise, noise anew, denoise.
+    """Images (N, 1, 28, 28) from noise x, by a network of eq. (20): denoise, noise anew, denoise.
 
-    Song 2023, algorithm 1, at evenly spaced times.
+    Song 2023, algorithm 1 (multistep consistency sampling), at evenly spaced times.
     """
     require_whole("draw_consistent", "num_evals", num_evals, least=1)
     schedule = make_schedule("rectified flow")

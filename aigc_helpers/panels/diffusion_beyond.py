@@ -59,7 +59,7 @@ def walk_of(mixture, noise_scale, steps, drift, seed):
 
 
 def two_ways():
-    """Trajectories from noise to three heaps on a line, and a histogram of all points at any time.
+    """Trajectories from noise to three modes on a line, and a histogram of all points at any time.
 
     What moves: how much fresh noise is added (noise scale), whether its drift is added too, the number of
     steps, the time at which the histogram is taken, the seed.
@@ -114,7 +114,7 @@ def two_ways():
             ("Noise scale 1, at the end", {"time": 0.0}),
             ("Noise alone", {"drift": "noise alone"}),
         ],
-        alt="Trajectories of twelve points from noise to three heaps, and a histogram of all points.",
+        alt="Trajectories of twelve points from noise to three modes, and a histogram of all points.",
     )
 
 
@@ -210,7 +210,7 @@ def few_evaluations(teacher, reflowed, distilled):
     nets = {
         "teacher": frozen(teacher),
         "reflow": frozen(reflowed),
-        "mean velocity": frozen(distilled),
+        "distilled": frozen(distilled),
     }
     margins = {"left": 0.01, "right": 0.99, "top": 0.9, "bottom": 0.01, "hspace": 0.2}
     page = plotting.ReusableFigure(6.4, 2.7, margins, nrows=2)
@@ -225,7 +225,7 @@ def few_evaluations(teacher, reflowed, distilled):
         chosen = slice(digit * NUM_DIGITS, (digit + 1) * NUM_DIGITS)
         reference = in_twenty[seed][chosen]
         noise = noises[seed][chosen]
-        if model == "mean velocity":
+        if model == "distilled":
             random = _seeded(100 + seed)
             x = draw_consistent(nets[model], label[chosen], evaluations, noise, random)
         else:
@@ -245,14 +245,14 @@ def few_evaluations(teacher, reflowed, distilled):
         controls={
             "model": choice("model", list(nets)),
             "evaluations": choice("evaluations", list(EVALUATIONS)),
-            "digit": slider("digit", 0, 9, 3, step=1),
+            "digit": slider("digit", 0, 9, 7, step=1),
             "seed": slider("noise seed", 0, NUM_NOISES - 1, 0, step=1),
         },
         frames=[
             ("Teacher, 1", {}),
             ("Teacher, 4", {"evaluations": 4}),
             ("Reflow, 1", {"model": "reflow", "evaluations": 1}),
-            ("Mean velocity, 1", {"model": "mean velocity"}),
+            ("Distilled, 1", {"model": "distilled"}),
         ],
         alt="A row of digits drawn in few evaluations above one drawn in twenty.",
     )

@@ -169,8 +169,8 @@ CHAPTERS = [  # number, what, column, row, whether it stands
     ("04b", "beyond diffusion", 2, 3, True),
     ("05", "text to image", 3, 3, True),
     ("05b", "DALL·E 1 and 2", 4, 3, True),
-    ("06", "side by side", 5, 0, False),
-    ("07", "scaling", 5, 1, False),
+    ("06", "side by side", 5, 0, True),
+    ("07", "scaling", 5, 1, True),
 ]
 LEADS_TO = [
     ("00", "01"), ("00", "02"), ("00", "03"), ("00", "04"),

@@ -510,6 +510,7 @@ FAULTS = [
         "the farthest picture is chosen", "best_of + cosines.argmax(dim=1)", "best_of + cosines.argmin(dim=1)",
         "test_of_each_captions_pictures_the_nearest_is_chosen",
     ),
+    page("the first picture is always chosen", "best_of + cosines.argmax(dim=1)", "best_of + 0 * cosines.argmax(dim=1)"),
     page(
         "pictures of all captions mixed", "torch.arange(len(tokens)) * best_of", "torch.arange(len(tokens))",
         "test_of_each_captions_pictures_the_nearest_is_chosen",

@@ -200,7 +200,7 @@ def test_loss_weights_are_those_of_their_losses():
     for loss, schedule, error_of in (
         ("noise, cosine", "cosine", lambda a, s: torch.ones_like(a)),
         ("data, cosine", "cosine", lambda a, s: s / a),
-        ("velocity, rectified flow", "rectified flow", lambda a, s: 1 + s / a),
+        ("velocity, uniform times", "rectified flow", lambda a, s: 1 + s / a),
     ):
         alpha, sigma = diffusion_beyond.levels_at(log_snr, schedule)
         t = sigma if schedule == "rectified flow" else 2 / math.pi * torch.atan(sigma / alpha)
@@ -212,6 +212,27 @@ def test_loss_weights_are_those_of_their_losses():
             diffusion_beyond.loss_weight(loss, log_snr), want, rtol=1e-4, atol=1e-8
         )
     assert (diffusion_beyond.loss_weight("bound", log_snr) == 1).all()
+
+
+def test_weights_of_other_times_and_of_edm_are_those_of_their_losses():
+    log_snr = double(-4.0, -1.0, 0.5, 3.0)
+    normal = torch.distributions.Normal(0.0, 1.0)
+    t = torch.sigmoid(-log_snr / 2)
+    density = torch.distributions.TransformedDistribution(
+        normal, torch.distributions.transforms.SigmoidTransform()
+    ).log_prob(t)
+    want = density.exp() * diffusion_beyond.loss_weight("velocity, uniform times", log_snr)
+    got = diffusion_beyond.loss_weight("velocity, logit-normal times", log_snr)
+    torch.testing.assert_close(got, want)
+    level = torch.exp(-log_snr / 2)  # sigma / alpha: Karras's sigma
+    share = torch.distributions.LogNormal(-1.2, 1.2).log_prob(level).exp() * level / 2
+    of_error = (level**2 + 0.25) / (level * 0.5) ** 2 * level**2
+    got = diffusion_beyond.loss_weight("data, EDM", log_snr)
+    torch.testing.assert_close(got, 2 * share * of_error)
+    snr = log_snr.exp()
+    got = diffusion_beyond.loss_weight("noise, cosine, min-SNR", log_snr)
+    want = diffusion_beyond.loss_weight("noise, cosine", log_snr) * snr.clamp_max(5) / snr
+    torch.testing.assert_close(got, want)
 
 
 # ---------------------------------------------------------------- solvers and widths
@@ -284,6 +305,9 @@ def test_a_velocity_network_is_read_as_a_denoised_estimate_within_the_range_of_p
     got = denoise(torch.tensor([[0.75], [-0.9]]), double(0.75)[0], double(0.25)[0])
     torch.testing.assert_close(got, torch.tensor([[0.25], [-1.0]]))
     assert seen == [([0.25, 0.25], [3, 4])]
+    free = diffusion_beyond.flow_denoise(net, torch.tensor([3, 4]), clip=False)
+    got = free(torch.tensor([[0.75], [-0.9]]), double(0.75)[0], double(0.25)[0])
+    torch.testing.assert_close(got, torch.tensor([[0.25], [-1.4]]))
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -430,7 +454,7 @@ def test_targets_of_students_lead_to_the_ends_of_their_own_trajectories():
     eps = trajectories[0, index].float()
     torch.testing.assert_close(x + (1 - ratio) * target, eps, rtol=0, atol=1e-5)
     torch.testing.assert_close(x - ratio * target, trajectories[-1, index].float(), rtol=0, atol=1e-5)
-    x, t, target = diffusion_beyond.student_batch("mean velocity", trajectories, index, seeded())
+    x, t, target = diffusion_beyond.student_batch("distilled", trajectories, index, seeded())
     ratio = t[:, None, None, None]
     torch.testing.assert_close(x - ratio * target, trajectories[-1, index].float(), rtol=0, atol=1e-5)
     for k, (time, i) in enumerate(zip(t.tolist(), index.tolist(), strict=True)):
@@ -439,7 +463,7 @@ def test_targets_of_students_lead_to_the_ends_of_their_own_trajectories():
         diffusion_beyond.student_batch("other", trajectories, index)
 
 
-@pytest.mark.parametrize("kind", ["reflow", "mean velocity"])
+@pytest.mark.parametrize("kind", ["reflow", "distilled"])
 def test_a_student_starts_as_the_teacher_and_comes_nearer_to_its_targets(kind):
     teacher = make_unet()
     before = [weight.clone() for weight in teacher.parameters()]
@@ -525,24 +549,28 @@ def backward_drift(f, g2, h2, x, s):
     ),
     3: (
         """
-def hutchinson(field, x, v):
-    x = x.detach().clone().requires_grad_()
-    out = field(x)
-    (grad,) = torch.autograd.grad(out, x, grad_outputs=v)
-    return (grad * v).sum(1)
+def guided_velocity(net, x, t, label, guidance_scale):
+    w = guidance_scale - 1
+    without = net(x, t, label * 0 + NO_LABEL)
+    with_label = net(x, t, label)
+    return with_label + w * (with_label - without)
 """,
         [
             """
-def hutchinson(field, x, v):
-    x = x.detach().requires_grad_()
-    (grad,) = torch.autograd.grad((field(x) * v).sum(), x)
-    return grad.sum(dim=1)
+def guided_velocity(net, x, t, label, guidance_scale):
+    without = net(x, t, torch.full_like(label, NO_LABEL))
+    labelled = net(x, t, label)
+    return labelled + guidance_scale * (labelled - without)
 """,
             """
-def hutchinson(field, x, v):
-    x = x.detach().requires_grad_()
-    (grad,) = torch.autograd.grad(field(x).sum(), x)
-    return (grad * v).sum(dim=1)
+def guided_velocity(net, x, t, label, guidance_scale):
+    without = net(x, t, torch.full_like(label, NO_LABEL))
+    return net(x, t, label) + guidance_scale * without
+""",
+            """
+def guided_velocity(net, x, t, label, guidance_scale):
+    without = net(x, t, torch.zeros_like(label))
+    return without + guidance_scale * (net(x, t, label) - without)
 """,
         ],
     ),
@@ -715,6 +743,8 @@ MIXTURE = "test_the_mixture_is_that_of_torch_distributions"
 STUDENTS = "test_targets_of_students_lead_to_the_ends_of_their_own_trajectories"
 CONSISTENT = "test_a_consistency_model_denoises_and_adds_fresh_noise_in_between"
 AVERAGE = "test_the_loss_of_the_average_velocity_moves_time_and_point_and_holds_its_target"
+WEIGHTS = "test_loss_weights_are_those_of_their_losses"
+OTHER_WEIGHTS = "test_weights_of_other_times_and_of_edm_are_those_of_their_losses"
 MARKS = "test_answers_are_marked_for_what_they_are"
 
 FAULTS = [
@@ -725,7 +755,7 @@ FAULTS = [
     page("the mixture's variance forgets the noise", "(alpha * self.width) ** 2 + sigma**2, dtype=torch.float64)\n        offset", "(alpha * self.width) ** 2 + 0.1 + 0 * sigma, dtype=torch.float64)\n        offset"),
     page("the score points downhill", "return -(log_part.softmax(dim=1)", "return (log_part.softmax(dim=1)"),
     page("the denoised estimate does not shrink", "alpha * self.width**2 / variance * offset", "0 * self.width**2 / variance * offset"),
-    page("eq. (2): the diffusion not halved", "levelling = 0.5 * g2 *", "levelling = g2 *"),
+    page("eq. (2): the diffusion not halved", "diffusion = 0.5 * g2 *", "diffusion = g2 *"),
     page("eq. (3): the score's share of the velocity doubled", "u = f * x - 0.5 * g2 * s\ncontinuity", "u = f * x - g2 * s\ncontinuity"),
     page("eq. (5): the noise is not paid for", "drift = drift - 0.5 * noise_scale**2 * g2 * s", "drift = drift - 0.0 * noise_scale**2 * g2 * s"),
     page("eq. (5): paid for once too little", "0.5 * noise_scale**2 * g2 * s", "0.5 * noise_scale * g2 * s", "test_one_step_of_the_sde_has_the_drift_and_the_noise_of_eq_5"),
@@ -741,9 +771,12 @@ FAULTS = [
     page("eq. (9): the half forgotten", "middle = 0.5 * torch.trapezoid(torch.stack(errors), log_snr, dim=0)", "middle = torch.trapezoid(torch.stack(errors), log_snr, dim=0)"),
     page("eq. (9): the last step forgotten", "return first + middle + last", "return first + middle + 0 * last"),
     page("levels by the ratio of variances, not of widths", "sigma = torch.sigmoid(-log_snr / 2)", "sigma = torch.sigmoid(-log_snr)", "test_levels_have_the_signal_to_noise_ratio_that_is_asked_for"),
-    page("eq. (11): rectified flow's weight upside down", "return torch.exp(-log_snr / 2)\n    of_noise", "return torch.exp(log_snr / 2)\n    of_noise"),
-    page("eq. (11): the noise's weight without pi", "1 / (math.pi * torch.cosh(log_snr / 2))", "1 / torch.cosh(log_snr / 2)"),
-    page("the data's weight is the noise's", "of_noise * torch.exp(-log_snr)", "of_noise * torch.exp(-0 * log_snr)", "test_loss_weights_are_those_of_their_losses"),
+    page("eq. (11): rectified flow's weight upside down", "weight = torch.exp(-log_snr / 2)", "weight = torch.exp(log_snr / 2)", WEIGHTS),
+    page("logit-normal times: not a density of t", "normal_density(log_snr / 2) / (t * (1 - t))", "normal_density(log_snr / 2) + 0 * t", OTHER_WEIGHTS),
+    page("EDM: the noise's mean forgotten", "normal_density((1.2 - log_snr / 2) / 1.2)", "normal_density((0 - log_snr / 2) / 1.2)", OTHER_WEIGHTS),
+    page("min-SNR: the SNR itself", "of_noise * (5 * torch.exp(-log_snr)).clamp_max(1)", "of_noise * (5 * torch.exp(log_snr)).clamp_max(1)", OTHER_WEIGHTS),
+    page("eq. (11): the noise's weight without pi", "1 / (math.pi * torch.cosh(log_snr / 2))", "1 / torch.cosh(log_snr / 2)", WEIGHTS),
+    page("the data's weight is the noise's", "of_noise * torch.exp(-log_snr)", "of_noise * torch.exp(-0 * log_snr)", WEIGHTS),
     page("eq. (12): a whole step ahead", "return new + 0.5 * ratio * (new - old)", "return new + ratio * (new - old)"),
     page("Heun keeps the first prediction", "x0 = (x0 + x0_there) / 2", "x0 = (x0 + x0) / 2"),
     page("2M: the ratio upside down", "ratio = step / ((alpha / sigma).log()", "ratio = 1 / step * ((alpha / sigma).log()", "test_2m_weighs_the_old_prediction_by_the_steps_of_log_alpha_over_sigma"),
@@ -751,7 +784,7 @@ FAULTS = [
     page("the last step is not cut", "torch.cat([times[:-1], times[-2] * even(parts)[1:].square()])", "times + 0 * parts"),
     page("Karras: even in the level itself", "torch.tensor([high, low], dtype=torch.float64) ** (1 / rho)", "torch.tensor([high, low], dtype=torch.float64) ** (1 / 3 / rho)"),
     page("a shift the other way", "shift * times / (1 + (shift - 1) * times)", "times / (shift - (shift - 1) * times)"),
-    page("the network's velocity not scaled by sigma", "(x - float(sigma) * velocity.float())", "(x - velocity.float())"),
+    page("the network's velocity not scaled by sigma", "x0 = x - float(sigma) * velocity.float()", "x0 = x - velocity.float()"),
     page("eq. (14): the noise forgotten", "variance = factor**2 * variance + step**2", "variance = factor**2 * variance", "test_widths_are_those_of_chapter_04s_sampler"),
     page("eq. (15): the last step alone", 'if fresh == "every" or (', 'if fresh == "never2" or ('),
     page("eq. (14): the factor not squared", "variance = factor**2 * variance", "variance = factor * variance"),
@@ -773,6 +806,7 @@ FAULTS = [
     page("consistency: no noise in between", "noisy = (1 - s) * x0 + s * fresh", "noisy = x0 + 0 * fresh", CONSISTENT),
     page("mark 1 takes half", "want = slope_variance - 2 *", "want = slope_variance - 1 *", "exercises"),
     page("mark 2 looks at the ODE alone", 'check("h = g is the reverse SDE", answer(f, g2, g2, x, s), f * x - g2 * s)\n    check("h^2 = 3 g^2", answer(f, g2, 3 * g2, x, s), f * x - 2 * g2 * s)', "pass", MARKS),
+    page("mark 3 takes w for 1 + w", "x0_guided = x0_labelled + 2 *", "x0_guided = x0_labelled + 3 *", "exercises"),
     page("mark 4 takes the noise's weight", "(error / 0.1).square()", "(error / error).square()", MARKS),
     page("mark 5 looks at equal steps alone", "check(name, answer(line(t), line(t + last), last, step), want)", "check(name, answer(line(t), line(t + step), step, step), want)", MARKS),
     page("mark 7 is content with even times", "bound = 0.5 * distance", "bound = 1.5 * distance", MARKS),

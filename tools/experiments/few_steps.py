@@ -4,7 +4,7 @@ The students start as copies of the teacher and are trained on 2,000 of its traj
 evaluations, 200 of each class): 120 steps of 64 with AdamW at 1e-3. Three seeds: each decides the
 order of a training (the trajectories are the same) and the noise of 2,000 samples, 200 of a class,
 without guidance, the same noise at the start for all models. Teacher and reflow draw by DDIM in equal
-steps; the student of the mean velocity adds fresh noise after each of its evaluations but the last.
+steps; the distilled student adds fresh noise after each of its evaluations but the last.
 FID against 2,000 held-out digits (`DigitJudge.standard()`). The teacher in 20 evaluations:
 `diffusion_steps`, the same judge.
 """
@@ -33,12 +33,12 @@ def run(progress):
     label = torch.arange(NUM_PAIRS) % 10
     trajectories = collect(teacher, label, generator=_seeded(10))
     progress("trajectories collected")
-    rows = {"teacher (chapter 04)": {}, "reflow": {}, "mean velocity, distilled": {}}
+    rows = {"teacher (chapter 04)": {}, "reflow": {}, "distilled": {}}
     found = {}
     for seed in SEEDS:
         nets = {"teacher (chapter 04)": teacher}
-        for name, kind in (("reflow", "reflow"), ("mean velocity, distilled", "mean velocity")):
-            nets[name], _ = train_student(
+        for kind in ("reflow", "distilled"):
+            nets[kind], _ = train_student(
                 kind, teacher, trajectories, label, NUM_STEPS, seed=seed
             )
         for name, net in nets.items():
@@ -56,7 +56,7 @@ def score(judge, net, name, count, seed):
     """The FID of 2,000 samples."""
     label = torch.arange(judge.n) % 10
     x = torch.randn(judge.n, 1, 28, 28, generator=_seeded(200 + seed))
-    if "mean velocity" in name:
+    if "distilled" in name:
         drawn = draw_consistent(net, label, count, x, _seeded(300 + seed))
     else:
         drawn = draw_many(net, label, x, count, eta=0.0)

@@ -1,4 +1,4 @@
-"""The student of the mean velocity after five times the training of `few_steps`, one seed.
+"""The distilled student after five times the training of `few_steps`, one seed.
 
 As there in all else: 2,000 of the teacher's trajectories, batches of 64, AdamW at 1e-3, 2,000
 samples, the same judge. The second row is the teacher, drawn as that student is: with fresh noise
@@ -18,7 +18,7 @@ from .few_steps import EVALUATIONS, NUM_PAIRS, score
 
 SEEDS = (0,)
 NUM_STEPS = 600
-KIND = "mean velocity"
+KIND = "distilled"
 
 
 def run(progress):
