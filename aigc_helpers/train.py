@@ -42,7 +42,7 @@ from aigc_helpers.training import DIVERGED_ABOVE, pick_device, seed_everything
 
 KEPT = 2  # checkpoints
 # What must be the same in every part of a run.
-SAME = ("model", "steps", "batch_size", "seed", "size", "context", "tokens", "vocab", "float32")
+SAME = ("model", "steps", "batch_size", "seed", "size", "blocks", "context", "tokens", "vocab", "float32")
 COLUMNS = "step,loss,seconds,items_per_second"
 
 
@@ -83,6 +83,7 @@ def _parse(arguments):
     add("--batch-size", type=_whole, default=32, help="items in a step, of all ranks together (default: 32)")
     add("--strategy", choices=scaling.STRATEGIES, default="ddp", help="a copy on each rank (the default), or parts")
     add("--size", type=_whole, help="width of the GPT (default: 128), channels of the U-Net (default: 24)")
+    add("--blocks", type=_whole, default=4, help="of the GPT (default: 4)")
     add("--context", type=_whole, default=128, help="tokens that the GPT reads at once (default: 128)")
     add("--tokens", type=pathlib.Path, help="token numbers, a .npy file that is read piece by piece")
     add("--vocab", type=_whole, help="how many different tokens that file may hold")
@@ -228,7 +229,7 @@ def make_task(options):
         vocab = _write_text_tokens(path, verbose)
     tokens = map_tokens(path)
     width = options.size or 128
-    return scaling.TextTask(tokens, vocab, options.context, width, float32=options.float32)
+    return scaling.TextTask(tokens, vocab, options.context, width, options.blocks, options.float32)
 
 
 def _write_text_tokens(path, verbose):

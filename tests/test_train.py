@@ -252,6 +252,52 @@ def test_a_batch_that_is_not_equal_shares_is_refused(team, tmp_path):
     assert not tmp_path.joinpath("run.json").exists()
 
 
+# ---------------------------------------------------------------- the page's functions on two ranks
+
+
+def test_every_item_is_read_once_an_epoch_and_every_window_has_its_targets():
+    for epoch in (0, 1):
+        batches = [scaling.batch_of_step(3 * epoch + step, 26, 8) for step in (1, 2, 3)]
+        assert len(torch.cat(batches).unique()) == 24  # two of 26 are left over
+    assert not scaling.batch_of_step(1, 24, 24).equal(scaling.batch_of_step(2, 24, 24))
+    task = scaling.TextTask(np.arange(100), vocab=100, context=8)
+    assert task.num_items == 12
+    assert task.windows(torch.tensor([0, 11])).tolist() == [list(range(9)), list(range(88, 97))]
+
+
+def draw_in_step(step):
+    return torch.rand(1, generator=scaling.random_of_step(step)).item()
+
+
+def test_each_rank_draws_its_own_noise_in_each_step(team):
+    drawn = [value for step in (1, 2) for value in team.run(draw_in_step, step)]
+    assert len(set(drawn)) == 4
+    assert team.run(draw_in_step, 1) == drawn[:2]
+
+
+def test_fsdp_clips_by_the_norm_of_all_and_no_sync_sends_once(team):
+    batch = torch.randint(64, (8, 17), generator=scaling.seeded(1))
+    whole = scaling.gradient_of(scaling.make_tiny_gpt(), batch)
+    for norm, own in team.run(scaling.clip_by_fsdp, batch):
+        assert norm == pytest.approx(whole.norm().item(), rel=1e-4)
+        assert own < 0.95 * norm
+    for keep_home, sent in ((False, 2), (True, 1)):
+        for gradient in team.run(scaling.accumulate_by_ddp, batch, keep_home):
+            assert torch.allclose(gradient, whole, rtol=0, atol=1e-6)
+        assert [names.count("all_reduce") for names in team.collectives] == [sent, sent]
+
+
+def test_the_clinics_numbers_tell_ill_from_well(team):
+    assert team.run(scaling.count_items, 60, 16, forgot=True) == [8, 8]
+    assert team.run(scaling.count_items, 60, 16) == [16, 16]
+    for drop_last in (False, True):
+        naive, cured = team.run(scaling.score, 11, drop_last)[0]
+        assert cured == 5 and abs(naive - 5) > 0.05
+    lesson = torch.randint(64, (1, 8, 17), generator=scaling.seeded(5)).repeat(3, 1, 1)
+    assert team.run(scaling.train_from_seeds, lesson)[1][2] > 0.1
+    assert team.run(scaling.train_from_seeds, lesson, cure=True)[1][2] == 0
+
+
 # ---------------------------------------------------------------- the launcher
 
 
@@ -316,13 +362,31 @@ def test_the_commands_of_the_page_have_options_that_there_are():
     blocks = [block for cell in cells for block in re.findall(r"```bash\n(.*?)```", cell, re.DOTALL)]
     commands = []
     for block in blocks:
-        short = re.search(r'^TRAIN="(.*)"$', block, re.MULTILINE)
-        lines = block.replace("\\\n", " ").split("\n")
-        lines = [line.replace("$TRAIN", short[1]) if short else line for line in lines if not line.startswith("TRAIN=")]
-        commands += [line.partition("#")[0].rstrip(" &") for line in lines if "aigc_helpers.train" in line]
+        block = block.replace("\\\n", " ")
+        short = re.search(r'^train\(\) \{\n(.*) "\$@"\n\}\n', block, re.MULTILINE)
+        if short:
+            block = block.replace(short[0], "").replace("train --out", f"{short[1]} --out")
+        lines = [line for line in block.split("\n") if "aigc_helpers.train" in line]
+        commands += [line.partition("#")[0].rstrip(" &") for line in lines]
     assert len(commands) >= 5
     for command in commands:
         launcher, _, ours = command.partition("-m torch.distributed.run")[2].partition("-m aigc_helpers.train")
         known = get_args_parser().parse_args([*shlex.split(launcher.replace("$", "")), "-m", "aigc_helpers.train"])
         assert known.nproc_per_node.isdigit() and known.training_script == "aigc_helpers.train"
         assert train._parse(shlex.split(ours)).steps > 0
+
+
+@pytest.mark.exhaustive
+def test_the_program_that_the_page_shows_in_one_piece_trains_and_goes_on(tmp_path, monkeypatch):
+    cells = json.loads((ROOT / "notebooks" / "07_scaling.ipynb").read_text(encoding="utf-8"))["cells"]
+    (cell,) = [cell for cell in cells if cell["id"] == "d5-min"]
+    program = re.search(r"```python\n(.*?)```", "".join(cell["source"]), re.DOTALL)[1]
+    (tmp_path / "train_min.py").write_text(program.replace("101)", "61)"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for first in (1, 51):
+        done = launch("train_min", world_size=2)
+        assert done.status == 0, done.output[-2000:]
+        steps = [int(line.split()[0]) for line in done.output.splitlines() if re.fullmatch(r"\d+ \d\.\d+", line)]
+        assert steps == list(range(first, 61))
+    assert [path.name for path in (tmp_path / "runs" / "min").iterdir()] == ["step_000050"]

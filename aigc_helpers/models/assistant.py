@@ -64,7 +64,7 @@ BATCH = 32  # chats a step
 
 
 def tune(model, chats, num_steps, seed=0, plays=None):
-    """The loop above as a function, in place, with random chats.
+    """The loop above as a function, in place, with chats drawn at random.
 
     plays: None, or windows (n, T + 1) of the old text, of which 4 are replayed at each step.
     """
@@ -114,29 +114,23 @@ class LoRA(nn.Module):
 
 
 def adapt(model, rank=8):
-    """Freeze a GPT, with a LoRA beside every linear layer; returns them: what is left to train.
+    """Freeze a GPT, with a LoRA in place of every linear layer; returns them, to be trained.
 
     A model that has them already keeps them. Raises ValueError if they have another rank.
     """
-    owners = []
-    for part in model.modules():
-        if not isinstance(part, LoRA):
-            owners += [(part, name) for name, child in part.named_children()]
-    loras = []
-    for part, name in owners:
-        layer = getattr(part, name)
-        if not isinstance(layer, nn.Linear | LoRA):
-            continue
-        lora = layer if isinstance(layer, LoRA) else LoRA(layer, rank)
+    for part in list(model.modules()):
+        for name, layer in list(part.named_children()):
+            if isinstance(layer, nn.Linear) and not isinstance(part, LoRA):
+                setattr(part, name, LoRA(layer, rank))
+    loras = [part for part in model.modules() if isinstance(part, LoRA)]
+    for lora in loras:
         if len(lora.down) != rank:
             raise ValueError(f"adapt: the model has LoRAs of rank {len(lora.down)}, not {rank}")
-        loras.append((part, name, lora))
     model.requires_grad_(False)
-    for part, name, lora in loras:
-        setattr(part, name, lora)
+    for lora in loras:
         lora.down.requires_grad_(True)
         lora.up.requires_grad_(True)
-    return [lora for _, _, lora in loras]
+    return loras
 
 
 def pair_loss(chosen, rejected):
@@ -201,22 +195,24 @@ def dpo(chosen, rejected, chosen_ref, rejected_ref):
 def train_on_pairs(
     model, questions, prefer_working, num_steps, loss_of=dpo, rate=5e-4, seed=0
 ):
-    """Train LoRAs on pairs, in place; returns log π - log π_ref of both answers at each step."""
+    """Train LoRAs on pairs, in place; returns by step (6), and both answers' log π - log π_ref."""
     loras = adapt(model)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     opt = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
     random = torch.Generator().manual_seed(seed)
-    raised = {"chosen": [], "rejected": []}
+    raised = {"chosen": [], "rejected": [], "loss": []}
     for _ in range(num_steps):
         tokens, is_answer = draw_pairs(questions, prefer_working, random)
         tokens = tokens.to(trained[0].device)
         is_answer = is_answer.to(trained[0].device)
         ref = reference_log_prob(model, loras, tokens, is_answer)
         log_p = answer_log_prob(model, tokens, is_answer)
-        loss = loss_of(log_p[:PAIRS], log_p[PAIRS:], ref[:PAIRS], ref[PAIRS:])  # eq. (6)
+        both = log_p[:PAIRS], log_p[PAIRS:], ref[:PAIRS], ref[PAIRS:]
+        loss = loss_of(*both)  # eq. (6)
         opt.zero_grad()
         loss.backward()
         opt.step()
         raised["chosen"].append((log_p - ref)[:PAIRS].mean().item())
         raised["rejected"].append((log_p - ref)[PAIRS:].mean().item())
+        raised["loss"].append(dpo(*(part.detach() for part in both)).item())
     return raised

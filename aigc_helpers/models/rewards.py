@@ -146,12 +146,15 @@ def one_update(
     found = {"rewarded": rewards.mean().item(), "length": length.mean().item()}
     if beta:
         rewards = rewards - kl_penalty(log_probs, reference, tokens, is_answer, beta)
-    advantages = group_advantages(rewards.view(-1, group), divide).flatten()
+    rewards = rewards.view(-1, group)
+    silent = (rewards == rewards[:, :1]).all(dim=1).float().mean()
+    advantages = group_advantages(rewards, divide).flatten()
     loss = policy_loss(log_probs, advantages)
     opt.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     opt.step()
+    found["silent"] = silent.item()
     return found | describe(asked, texts, group)
 
 

@@ -237,13 +237,20 @@ def split_mlp(x):
 
 
 def mix(*numbers):
-    """One seed from several whole numbers; neighbours such as (0, 1) and (1, 0) share nothing."""
+    """One seed from several whole numbers; the second says what for, so that no two share one."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+ORDERS = {}                                                    # that of the present epoch
 
 
 def epoch_order(num_items, epoch, seed):
     """All of num_items, shuffled: the order of one epoch, the same on every rank."""
-    return torch.randperm(num_items, generator=seeded(mix(seed, epoch)))
+    if (num_items, epoch, seed) not in ORDERS:
+        ORDERS.clear()                                         # made once an epoch, not each step
+        order = torch.randperm(num_items, generator=seeded(mix(seed, 0, epoch)))
+        ORDERS[num_items, epoch, seed] = order
+    return ORDERS[num_items, epoch, seed]
 
 
 def batch_of_step(step, num_items, batch_size, seed=0):
@@ -258,7 +265,7 @@ def batch_of_step(step, num_items, batch_size, seed=0):
 def random_of_step(step, seed=0):
     """What this rank's loss draws from in step 1, 2, ...: noise, say, that no other rank has."""
     rank, _ = rank_and_size()
-    return seeded(mix(seed, step, rank))
+    return seeded(mix(seed, 1, step, rank))
 
 
 class DigitTask:
@@ -314,7 +321,8 @@ class TextTask:
         require_whole("TextTask", "the number of windows", self.num_items, least=1)
 
     def make_model(self):
-        return ModernGPT(self.vocab, self.context, self.width, 4, self.num_blocks)
+        num_heads = max(4, self.width // 64)
+        return ModernGPT(self.vocab, self.context, self.width, num_heads, self.num_blocks)
 
     def make_optimizers(self, model):
         return make_optimizers(model, muon=False)              # AdamW for all: FSDP has only rows

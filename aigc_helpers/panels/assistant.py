@@ -3,7 +3,6 @@
 assistant_diagram()     a model that predicts becomes one that answers: the whole chapter in one picture
 chat_boxes(...)         a chat as tokens, and which of them the loss counts
 policy_bars(...)        a few answers, and how probable each is under several policies
-seed_dots(...)          the losses of several ways, a dot a seed
 likelihood_curves(...)  what a training on pairs does to both answers of a pair
 answer(...)             your own question, answered by the model at each stage
 preference(...)         choose between two answers; a reward model follows, and a policy follows it
@@ -80,7 +79,7 @@ def write_answer(stage, question, temperature, generator):
 
 def assistant_diagram():
     """Figure: three stages of one network, and what each writes when it is asked for a sum."""
-    fig, ax = plotting.canvas(3.5, width=8.8)
+    fig, ax = plotting.canvas(3.1, width=8.8)
     stages = (
         ("predict", "plays, character by character", "03", plotting.BLUE),
         ("answer", "chats: the loss counts answers", "sections 1 and 2", plotting.ORANGE),
@@ -88,19 +87,19 @@ def assistant_diagram():
     )
     for k, (name, data, where, colour) in enumerate(stages):
         x = 0.25 + 2.9 * k
-        _draw_box(ax, x, 2.1, 2.4, colour, name, data, where)
+        _draw_box(ax, x, 1.8, 2.4, colour, name, data, where)
         if k:
             arrow = {"arrowstyle": "->", "color": plotting.INK, "linewidth": 1.8}
-            ax.annotate("", (x - 0.06, 2.65), (x - 0.44, 2.65), arrowprops=arrow)
-    ax.text(0.25, 1.72, "One network, 0.8 million weights. Asked", fontsize=11, va="center")
+            ax.annotate("", (x - 0.06, 2.35), (x - 0.44, 2.35), arrowprops=arrow)
     look = {"fontsize": 11.5, "va": "center"}
-    ax.text(3.75, 1.72, QUESTIONS[0], color=plotting.INK, **look, **MONO)
-    ax.text(6.35, 1.72, "it writes (the third: what its", fontsize=11, va="center")
-    ax.text(6.35, 1.47, "pairs prefer):", fontsize=11, va="center")
-    for k, (said, colour) in enumerate(zip(finished_answers(), _colours(), strict=True)):
+    ax.text(0.25, 1.45, "asked", fontsize=11, va="center")
+    ax.text(0.95, 1.45, QUESTIONS[0], color=plotting.INK, **look, **MONO)
+    below = ("it writes", "it writes", "its pairs prefer")
+    for k, (word, said, colour) in enumerate(zip(below, finished_answers(), _colours(), strict=True)):
         x = 0.25 + 2.9 * k
-        for row, part in enumerate(_cut(said, 24)[:3]):
-            ax.text(x, 1.1 - 0.32 * row, part, color=colour, **look, **MONO)
+        ax.text(x, 0.95, word, fontsize=10, va="center", color="#5A5A5A")
+        for row, part in enumerate(_cut(said, 24)[:2]):
+            ax.text(x, 0.6 - 0.32 * row, part, color=colour, **look, **MONO)
     return fig
 
 
@@ -188,38 +187,27 @@ def policy_bars(answers, policies):
     return fig
 
 
-def seed_dots(losses):
-    """Figure: for each column a group of dots: dict way -> rows {column: loss}, a row a seed."""
-    first = next(iter(losses.values()))
-    fig, axes = plotting.figure(8.0, 2.4, ncols=len(first[0]))
-    marks = "osD^"
-    for ax, column in zip(axes, first[0], strict=True):
-        for k, (way, rows) in enumerate(losses.items()):
-            values = [row[column] for row in rows]
-            colour = plotting.CYCLE[k]
-            ax.plot([k] * len(values), values, marks[k], color=colour, label=way, markersize=6)
-        ax.set(xlim=(-0.6, len(losses) - 0.4), ylim=(0, 1.1 * ax.get_ylim()[1]), title=column)
-        ax.set_xticks([])
-    axes[0].set_ylabel("nats")
-    handles, names = axes[0].get_legend_handles_labels()
-    fig.legend(handles, names, loc="outside lower center", ncols=len(losses))
-    return fig
+def likelihood_curves(histories, most=None):
+    """Figure: log-probabilities of chosen answers by step, and below those of rejected ones; a column a training.
 
-
-def likelihood_curves(histories):
-    """Figure: log-probabilities of chosen and rejected answers by step, a panel for each training.
-
-    histories: dict name -> {"chosen": numbers, "rejected": numbers}, each minus its first value
+    histories: dict name -> {"chosen": numbers, "rejected": numbers}, each minus the reference's
+    most: None, or dict name -> the most that the chosen answers' habit can add, a dotted line
     """
-    fig, axes = plotting.figure(8.0, 2.7, ncols=len(histories), sharey=True, squeeze=False)
-    for ax, (name, curves) in zip(axes[0], histories.items(), strict=True):
-        for colour, style, which in ((plotting.BLUE, "-", "chosen"), (plotting.ORANGE, "--", "rejected")):
-            values = plotting.smooth(curves[which], 0.7)
-            ax.plot(range(1, len(values) + 1), values, color=colour, linestyle=style, label=which)
-        ax.axhline(0, color=plotting.GREY, linestyle=":", linewidth=1.2)
-        ax.set(title=name, xlabel="step")
-    axes[0, 0].set_ylabel("log π − log π_ref, nats")
-    axes[0, 0].legend(loc="lower left")
+    fig, axes = plotting.figure(8.8, 3.8, nrows=2, ncols=len(histories), sharex=True, sharey="row", squeeze=False)
+    for (upper, lower), (name, curves) in zip(axes.T, histories.items(), strict=True):
+        steps = range(1, len(curves["chosen"]) + 1)
+        upper.plot(steps, curves["chosen"], color=plotting.BLUE)
+        lower.plot(steps, curves["rejected"], color=plotting.ORANGE, linestyle="--")
+        for ax in (upper, lower):
+            ax.axhline(0, color=plotting.GREY, linewidth=1)
+        if most:
+            upper.axhline(most[name], color=plotting.BLUE, linestyle=":", label="most that the habit can add")
+        upper.set(title=name)
+        lower.set(xlabel="step")
+    axes[0, 0].set_ylabel("chosen, nats")
+    axes[1, 0].set_ylabel("rejected, nats")
+    if most:
+        axes[0, 0].legend(loc="upper left")
     return fig
 
 
@@ -505,9 +493,9 @@ def preference(title="Preference"):
         },
         frames=[
             ("Before any choice", after(None, 1.0)),
-            ("Ten choices of one rater, β = 1", after("short", 1.0)),
-            ("Ten of another, β = 1", after("right", 1.0)),
-            ("The same, β = 0.3", after("right", 0.3)),
+            ("Ten choices of the rater in a hurry, β = 1", after("short", 1.0)),
+            ("Ten of the careful one, β = 1", after("right", 1.0)),
+            ("The careful one again, β = 0.3", after("right", 0.3)),
         ],
         reset=state.restart,
         alt="Above, two answers to a sum, one under the other, to choose from; below, for each of six answers a bar "
@@ -537,7 +525,8 @@ def _draw_policy(ax, reward, policy):
         right = tasks.is_right(ASKED, candidate)
         ax.text(0.1, y, candidate, fontsize=10, va="center", **MONO)
         ax.text(3.65, y, "✓" if right else "×", fontsize=11, va="center", family="DejaVu Sans")
-        ax.barh(y, 1.1 * reward[k].item() / largest, 0.55, left=5.4, color=plotting.GREEN)
+        ax.barh(y, 1.0 * reward[k].item() / largest, 0.55, left=5.4, color=plotting.GREEN)
+        ax.text(6.95, y, f"{reward[k].item():+.1f}", fontsize=9, va="center", ha="right")
         ax.barh(y, 2.2 * policy[k].item(), 0.55, left=7.1, color=plotting.BLUE)
         ax.text(7.2 + 2.2 * policy[k].item(), y, f"{policy[k].item():.2f}", fontsize=9, va="center")
     ax.plot([5.4, 5.4], [-0.5, len(CANDIDATES) - 0.5], color=plotting.INK, linewidth=0.8)

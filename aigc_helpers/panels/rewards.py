@@ -2,10 +2,11 @@
 
 loop_diagram()       the whole chapter in one picture: sample, mark, compare, update
 three_answers(...)   a policy over three answers, and where the gradient pushes it
-two_histograms(...)  estimates of a gradient with and without a baseline
+spreads(...)         estimates of a gradient with and without a baseline
 clip_curves(...)     the clipped objective against the ratio
 learning_curves(...) what changed in training, update by update
 reach_curves(...)    pass@k against k, before and after
+spending(...)        right answers against the tokens written for them
 answer(...)          your own sum, answered before and after reward, token by token
 one_update(...)      eight answers to one sum, their advantages, and what one step does to them
 training(...)        the whole training live: run, pause, look back
@@ -40,6 +41,7 @@ from aigc_helpers.weights import load_model
 
 SEED = 0
 QUESTION = "7+5+8+6+9+4 ends in?"
+EIGHT = 6  # the seed of the panel One update's first answers: three with working, a lucky digit, four wrong
 MONO = {"family": "monospace", "parse_math": False}
 CHARACTER = 0.602 / 72  # inches that a character of the monospaced font takes, for each point of size
 LONGEST_SHOWN = 44  # characters of an answer in a picture
@@ -160,24 +162,16 @@ def three_answers(names, before, gradient, after):
     return fig
 
 
-def two_histograms(estimates, truth):
-    """Figure: for each name, a histogram of estimates of one number, and the number itself.
-
-    Narrow ones share a range, so that they can be compared with each other.
-    """
-    fig, axes = plotting.figure(8.0, 2.4, ncols=len(estimates))
+def spreads(rows, truth):
+    """Figure: for each row the mean of its estimates, with a bar of one spread to each side."""
+    fig, ax = plotting.figure(7.6, 1.9)
     colours = (plotting.ORANGE, plotting.BLUE, plotting.GREEN)
-    spans = [(values - truth).abs().max().item() for values in estimates.values()]
-    narrow = max([span for span in spans if span < 1], default=1.0)
-    for ax, colour, span, (name, values) in zip(
-        axes, colours, spans, estimates.items(), strict=False
-    ):
-        span = narrow if span < 1 else span
-        bins = [truth + span * (k / 15.5 - 1) for k in range(32)]
-        ax.hist(values.tolist(), bins=bins, color=colour)
-        ax.axvline(truth, color=plotting.INK, linestyle=":", linewidth=1.3)
-        ax.set(yticks=[], xlabel="estimate of the slope for c")
-        ax.set_title(name, fontsize=9.5)
+    for k, (colour, row) in enumerate(zip(colours, rows.values(), strict=False)):
+        bar = {"fmt": "o", "color": colour, "capsize": 4, "linewidth": 2}
+        ax.errorbar([row["mean"]], [-k], xerr=[row["spread"]], **bar)
+    ax.axvline(truth, color=plotting.INK, linestyle=":", linewidth=1.3)
+    ax.set_yticks([-k for k in range(len(rows))], list(rows))
+    ax.set(ylim=(0.6 - len(rows), 0.4), xlabel="estimate of the slope for c: mean, and one spread")
     return fig
 
 
@@ -198,22 +192,21 @@ def clip_curves(objective, clip):
     return fig
 
 
-def learning_curves(losses, lengths):
-    """Figure: shares (right, with working, silent groups) and lengths, update by update."""
+def learning_curves(log):
+    """Figure: shares (right, with working, silent groups) and lengths, update by update, as measured."""
     fig, (left, right) = plotting.figure(8.4, 2.9, ncols=2, gridspec_kw={"width_ratios": [2, 1]})
     styles = {
         "right": (plotting.GREEN, "-"),
         "with working": (plotting.BLUE, "--"),
         "silent groups": (plotting.GREY, ":"),
     }
+    updates = range(1, len(log) + 1)
     for name, (colour, dash) in styles.items():
-        values = losses[name]
-        updates = range(1, len(values) + 1)
-        left.plot(updates, values, color=colour, alpha=0.2, linewidth=0.8)
-        left.plot(updates, plotting.smooth(values, 0.8), color=colour, linestyle=dash, label=name)
+        values = [found[name] for found in log]
+        left.plot(updates, values, color=colour, linestyle=dash, label=name)
     left.set(xlabel="update", ylabel="share", ylim=(-0.02, 1.02))
     left.legend(loc="center right")
-    right.plot(range(1, len(lengths) + 1), lengths, color=plotting.INK)
+    right.plot(updates, [found["length"] for found in log], color=plotting.INK)
     right.set(xlabel="update", ylabel="tokens of an answer", ylim=(0, None))
     return fig
 
@@ -229,6 +222,22 @@ def reach_curves(curves):
     ax.set_xticks(ks, [str(k) for k in ks])
     ax.set(xlabel="k: answers drawn", ylabel="at least one is right", ylim=(0, 1.03))
     ax.legend(loc="lower right")
+    return fig
+
+
+def spending(rows):
+    """Figure: for each row its share of right answers against the tokens a question that it took."""
+    fig, ax = plotting.figure(7.2, 3.1)
+    for name, row in rows.items():
+        colour = plotting.BLUE if name.startswith("after") else plotting.ORANGE
+        x, y = row["tokens a question"], row["right"]
+        ax.plot([x], [y], "s" if name.startswith("after") else "o", color=colour, markersize=7)
+        below = name in ("before: draw until one works", "before: 8, oracle", "before: 32, vote")
+        drop = {"before: 8, oracle": -26}.get(name, -13 if below else 8)
+        ax.annotate(name, (x, y), (0, drop), textcoords="offset points", ha="center", fontsize=9)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks([8, 16, 32, 64, 128, 256, 512], ["8", "16", "32", "64", "128", "256", "512"])
+    ax.set(xlim=(7, 900), ylim=(-0.03, 1.12), xlabel="tokens a question", ylabel="right")
     return fig
 
 
@@ -346,7 +355,7 @@ class _Group:
         self.start = start
         self.rate = rate
         self.group = group
-        self.seed = SEED
+        self.seed = EIGHT
         self.question = None
         self.reset()
 
@@ -411,6 +420,7 @@ def one_update(start=None, question=QUESTION, rate=1e-4, group=8):
     margins = {"left": 0, "right": 1, "top": 1, "bottom": 0}
     figure = plotting.ReusableFigure(6.6, 3.3, margins)
     latest = {}
+    strict, sloppy, _ = VERIFIERS
 
     def draw(question, verifier, compared, divide):
         asked, remark = _read_sum(question)
@@ -429,12 +439,13 @@ def one_update(start=None, question=QUESTION, rate=1e-4, group=8):
         """A frame of the storyboard: so many updates on the first eight answers."""
 
         def change():
-            values = {"compared": True, "divide": False} | changes
+            values = {"verifier": strict, "compared": True, "divide": False} | changes
+            verifier = VERIFIERS[values["verifier"]]
             state.reset()
-            state.seed = SEED
+            state.seed = EIGHT
             state.take(QUESTION)
             for _ in range(times):
-                _, advantages = state.judge(is_right, values["compared"], values["divide"])
+                _, advantages = state.judge(verifier, values["compared"], values["divide"])
                 state.update(advantages)
             return values
 
@@ -442,7 +453,7 @@ def one_update(start=None, question=QUESTION, rate=1e-4, group=8):
 
     def reset():
         state.reset()
-        state.seed = SEED
+        state.seed = EIGHT
 
     return Panel(
         "One update",
@@ -456,9 +467,12 @@ def one_update(start=None, question=QUESTION, rate=1e-4, group=8):
         buttons={"Update": update, "Sample eight": state.sample, "First weights": reset},
         frames=[
             ("Eight answers, before any update", stepped(0)),
-            ("After 1 update on them", stepped(1)),
             ("After 4 updates on them", stepped(4)),
-            ("4 updates without comparing", stepped(4, compared=False)),
+            ("All eight accepted, compared: 4 updates", stepped(4, verifier=sloppy)),
+            (
+                "All eight accepted, not compared: 4 updates",
+                stepped(4, verifier=sloppy, compared=False),
+            ),
         ],
         reset=reset,
         alt="Eight answers to one sum in rows: text, reward, advantage, and a bar for the factor by "
@@ -523,14 +537,10 @@ class _Run:
         _, _, texts = sample_answers(self.policy, questions, _generator(len(self.log)))
         self.shown.append(list(zip(questions, texts, strict=True)))
 
-    def show_record(self, policy, losses, lengths):
+    def show_record(self, policy, log):
         """Another training in place of its own: what the page recorded, and the policy it ended with."""
         self.policy = policy
-        rows = zip(losses["right"], losses["with working"], lengths, strict=True)
-        self.log = [
-            {"rewarded": right, "right": right, "with working": working, "length": length}
-            for right, working, length in rows
-        ][: self.most]
+        self.log = list(log)[: self.most]
         self.shown = self.shown[:1] * len(self.log)
         self.look()
 
@@ -547,18 +557,16 @@ class _Run:
         self.look()
 
 
-def training(start=None, finished=None, losses=None, lengths=None, most=100, rate=2e-4):
+def training(start=None, runs=None, most=100, rate=2e-4):
     """A training on 32 answers an update, live: what the verifier rewards, and what is right.
 
     start: the policy before reward; without it, the one that is kept.
-    finished, losses, lengths: the policy that the page has trained, its history's losses and the
-    lengths of its answers, for readers without a kernel.
+    runs: trainings of the page's, for readers without a kernel: a verifier's name -> (policy, log).
     What moves: the verifier, the group's size, the KL term's beta, the division by the spread; "look
     back" shows the answers of earlier updates. What to see: with the strict verifier the working
     comes, and right answers with it; with a sloppy one the reward rises, and what is right does not.
     """
     start = frozen(load_model("assistant") if start is None else start)
-    finished = None if finished is None else frozen(finished)
     state = _Run(start, most, rate)
     margins = {"left": 0.07, "right": 0.98, "top": 0.97, "bottom": 0.02, "hspace": 0.3}
     figure = plotting.ReusableFigure(6.6, 4.1, margins, nrows=2)
@@ -568,7 +576,7 @@ def training(start=None, finished=None, losses=None, lengths=None, most=100, rat
         latest.update(group=group, verifier=VERIFIERS[verifier], beta=beta, divide=divide)
         fig, (upper, lower) = figure.wipe()
         at = max(0, len(state.log) - back)
-        _draw_log(upper, state.log, state.most, at)
+        _draw_log(upper, state.log, at)
         _draw_shown(lower, state.shown[at], at)
         return fig, _say_log(state.log, at)
 
@@ -576,9 +584,10 @@ def training(start=None, finished=None, losses=None, lengths=None, most=100, rat
         state.update(**latest)
 
     frames = [("Before any update", {})]
-    if finished is not None:
-        name = "The page's own training, at its end"
-        frames.append((name, lambda: state.show_record(finished, losses, lengths)))
+    for verifier in VERIFIERS:
+        name = verifier.partition(": ")[2] if verifier.startswith("sloppy") else "strict"
+        if name in (runs or {}):
+            frames.append((f"{name}: a training of the page's", _recorded(state, verifier, *runs[name])))
     return Panel(
         "Training",
         draw,
@@ -598,7 +607,17 @@ def training(start=None, finished=None, losses=None, lengths=None, most=100, rat
     )
 
 
-def _draw_log(ax, log, most, at):
+def _recorded(state, verifier, policy, log):
+    """A frame of the storyboard: another training, at its end."""
+
+    def change():
+        state.show_record(frozen(policy), log)
+        return {"verifier": verifier}
+
+    return change
+
+
+def _draw_log(ax, log, at):
     styles = {
         "rewarded": (plotting.ORANGE, "-."),
         "right": (plotting.GREEN, "-"),
@@ -606,13 +625,13 @@ def _draw_log(ax, log, most, at):
     }
     updates = range(1, len(log) + 1)
     for name, (colour, dash) in styles.items():
-        values = plotting.smooth([found[name] for found in log], 0.7) if log else []
+        values = [found[name] for found in log]
         ax.plot(updates, values, color=colour, linestyle=dash, label=name)
     if at:
         ax.axvline(at, color=plotting.GREY, linewidth=0.8)
-    ax.set(xlim=(0, most), ylim=(-0.03, 1.05))
+    ax.set(xlim=(0, max(40, len(log))), ylim=(-0.03, 1.05))
     ax.set_xlabel("update", labelpad=1)
-    ax.legend(loc="lower right", ncols=3)
+    ax.legend(loc=(0.42, 0.46), ncols=3)
 
 
 def _draw_shown(ax, shown, at):

@@ -89,6 +89,9 @@ SPLITS = (
 )
 
 
+PARTLY = {("tensor parallel", "activations")}  # what lies between layers is whole on each rank
+
+
 def three_splits():
     """Figure: what two ranks hold of the batch and of all that is kept, under three splits, and what they say."""
     fig, ax = plotting.canvas(3.7, width=8.8)
@@ -110,8 +113,9 @@ def three_splits():
             for row, (what, colour) in enumerate(colours.items()):
                 y = 2.52 - 0.44 * row
                 _block(ax, x, y, 1.05, 0.34, "white", edgecolor="#BBBBBB", linestyle=":")
-                start = 0.525 * rank if what in cut else 0.0
-                _block(ax, x + start, y, 0.525 if what in cut else 1.05, 0.34, colour)
+                share = (0.75 if (name, what) in PARTLY else 0.5) if what in cut else 1.0
+                start = 1.05 * (1 - share) * rank
+                _block(ax, x + start, y, 1.05 * share, 0.34, colour)
         arrow = {"arrowstyle": "<->", "color": plotting.INK, "linewidth": 1.6}
         ax.annotate("", (left + 1.9, 0.6), (left + 0.35, 0.6), arrowprops=arrow)
         for line, words in enumerate(said):
@@ -127,7 +131,7 @@ def speed_curves(points, lines):
     for (colour, mark, dash), name in zip(styles, points, strict=True):
         ax.plot(*points[name], mark, color=colour, label=f"{name}, measured")
         ax.plot(*lines[name], dash, color=colour, label=f"{name}, eq. (8)")
-    ax.set(xlabel="batch, windows", ylabel="ms a step", ylim=(0, None), xlim=(0, None))
+    ax.set(xlabel="batch, windows", ylabel="processor time, ms a step", ylim=(0, None), xlim=(0, None))
     ax.legend(loc="upper left")
     return fig
 

@@ -206,7 +206,8 @@ def test_training_on_pairs_raises_what_the_rater_chose():
     for prefer_working in (False, True):
         model = small_model()
         raised = assistant.train_on_pairs(model, sums, prefer_working, 15, rate=1e-2)
-        assert len(raised["chosen"]) == len(raised["rejected"]) == 15
+        assert len(raised["chosen"]) == len(raised["rejected"]) == len(raised["loss"]) == 15
+        assert raised["loss"][0] == pytest.approx(0.6931, abs=1e-3) and raised["loss"][-1] < 0.6
         assert raised["chosen"][0] == pytest.approx(0.0, abs=1e-5)
         assert raised["chosen"][-1] - raised["rejected"][-1] > 1.0
         answers = [tasks.answer_sum(question, working=True) for question in sums]
@@ -432,8 +433,8 @@ PICTURES = {
     "diagram": panels.assistant.assistant_diagram,
     "chat": lambda: panels.assistant.chat_boxes("7+5 ends in?", "in 2"),
     "bars": lambda: panels.assistant.policy_bars(["A", "B"], {"reference": [0.5, 0.5], "other": [0.1, 0.9]}),
-    "dots": lambda: panels.assistant.seed_dots({"one": [{"a": 1.0, "b": 2.0}] * 3, "other": [{"a": 2.0, "b": 1.0}] * 3}),
     "curves": lambda: panels.assistant.likelihood_curves({"one": CURVES, "other": CURVES}),
+    "most": lambda: panels.assistant.likelihood_curves({"one": CURVES, "other": CURVES}, {"one": 1.5, "other": 1.8}),
 }
 
 

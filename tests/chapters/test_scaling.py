@@ -129,16 +129,21 @@ def test_more_ranks_send_less_than_twice_the_bytes_and_more_latencies():
 
 def test_the_stored_times_grow_with_the_batch():
     rows = read_experiment("scaling_speed").rows
-    assert list(rows) == ["1 process", "2 processes"]
+    assert list(rows) == ["1 process, 1 thread", "1 process, 2 threads", "2 processes, 1 thread each"]
     for row in rows.values():
-        assert 0 < row["4 windows"] < row["8 windows"] < row["16 windows"]
+        for clock in ("clock", "processor"):
+            times = [row[f"{batch} windows, {clock}"] for batch in (4, 8, 16)]
+            assert 0 < times[0] < times[1] < times[2]
+    sizes = read_experiment("scaling_network").rows
+    assert [row["bytes"] for row in sizes.values()] == sorted(row["bytes"] for row in sizes.values())
 
 
-def test_steps_are_timed_in_one_process_too():
+def test_steps_and_messages_are_timed_in_one_process_too():
     with Ranks(1) as alone:
-        (found,) = alone.run(scaling.time_steps, [2], 2)
-    assert set(found) == {2, "all-reduce"}
-    assert all(0 < seconds < 60 for times in found.values() for seconds in times)
+        (steps,) = alone.run(scaling.time_steps, [2], 2)
+        (messages,) = alone.run(scaling.time_all_reduce, [40, 400], 2)
+    assert set(steps) == {2} and set(messages) == {40, 400}
+    assert all(0 < seconds < 60 for seconds in [*steps[2], *messages.values()])
 
 
 # ---------------------------------------------------------------- how big
@@ -455,36 +460,43 @@ FAULTS = [
         "a step of the batch too far",
         "divmod(step - 1, num_items // batch_size)",
         "divmod(step, num_items // batch_size)",
+        "tests/test_train.py::test_every_item_is_read_once_an_epoch_and_every_window_has_its_targets",
     ),
     page(
         "one order for all epochs",
         "np.random.SeedSequence(numbers)",
         "np.random.SeedSequence(numbers[:1])",
+        "tests/test_train.py::test_every_item_is_read_once_an_epoch_and_every_window_has_its_targets",
     ),
     page(
         "a window without its last target",
         "self.tokens[start : start + self.context + 1]",
         "self.tokens[start : start + self.context]",
+        "tests/test_train.py::test_every_item_is_read_once_an_epoch_and_every_window_has_its_targets",
     ),
     page(
         "every window begins a token late",
         "item * self.context for item",
         "item * self.context + 1 for item",
+        "tests/test_train.py::test_every_item_is_read_once_an_epoch_and_every_window_has_its_targets",
     ),
     page(
         "the clinic counts items twice",
         "return len(torch.cat(found).unique())",
         "return len(torch.cat(found))",
+        "tests/test_train.py::test_the_clinics_numbers_tell_ill_from_well",
     ),
     page(
         "the clinic divides by the ranks, not by the items",
         "torch.ones_like(rest).sum()",
         "torch.ones(()).double()",
+        "tests/test_train.py::test_the_clinics_numbers_tell_ill_from_well",
     ),
     page(
         "the cure broadcasts nothing",
         "dist.broadcast(weight.data, src=0)  ",
         "dist.broadcast(weight.data.clone(), src=0)  ",
+        "tests/test_train.py::test_the_clinics_numbers_tell_ill_from_well",
     ),
     page(
         "the step takes no mean of the losses",
@@ -504,17 +516,29 @@ FAULTS = [
         'state["average"] = get_model_state_dict(model)',
         TRAIN + "test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit",
     ),
-    page("every rank draws the same noise", "seeded(mix(seed, step, rank))", "seeded(mix(seed, step, 0 * rank))"),
-    page("every step draws the same noise", "seeded(mix(seed, step, rank))", "seeded(mix(seed, 0 * step, rank))"),
+    page(
+        "every rank draws the same noise",
+        "seeded(mix(seed, 1, step, rank))",
+        "seeded(mix(seed, 1, step, 0 * rank))",
+        "tests/test_train.py::test_each_rank_draws_its_own_noise_in_each_step",
+    ),
+    page(
+        "every step draws the same noise",
+        "seeded(mix(seed, 1, step, rank))",
+        "seeded(mix(seed, 1, 0 * step, rank))",
+        "tests/test_train.py::test_each_rank_draws_its_own_noise_in_each_step",
+    ),
     page(
         "each rank clips by its own part's norm",
         "return norm.full_tensor().item(), own.item()",
         "return own.item() + 0 * norm.full_tensor().item(), own.item()",
+        "tests/test_train.py::test_fsdp_clips_by_the_norm_of_all_and_no_sync_sends_once",
     ),
     page(
         "no_sync where it should be sent",
         "with model.no_sync() if keep_home else contextlib.nullcontext():",
         "with contextlib.nullcontext() if keep_home else model.no_sync():",
+        "tests/test_train.py::test_fsdp_clips_by_the_norm_of_all_and_no_sync_sends_once",
     ),
     page(
         "a checkpoint has its name before it is whole",
