@@ -303,7 +303,7 @@ def test_the_clinics_numbers_tell_ill_from_well(team):
 
 @pytest.mark.exhaustive
 @pytest.mark.skipif(not pathlib.Path("/proc/self/environ").exists(), reason="looks for a rank in /proc")
-@pytest.mark.parametrize("restarts", [0, 1])
+@pytest.mark.parametrize("restarts", [0])
 def test_a_rank_killed_from_outside_ends_the_run_which_goes_on_bit_for_bit(tmp_path, restarts):
     """By torch.distributed.run; the one rank that is left ends within half a minute, and says how to go on.
 

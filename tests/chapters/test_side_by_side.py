@@ -817,14 +817,11 @@ ANSWERS = {
         FAIR.replace("x[:n]", "x[-n:]"),
     ),
     5: (
-        "from aigc_helpers.models.vae_beyond import MixturePrior, fit_prior\n\n"
         "def my_digits(images, seconds, seed, n):\n"
-        "    model, _ = train_vae_for(images, 0.7 * seconds, seed)\n"
-        "    random = torch.Generator().manual_seed(seed)\n"
+        "    model, _ = train_vae_for(images, 0.9 * seconds, seed, batch_size=32)\n"
         "    with torch.no_grad():\n"
-        "        mu, logvar = model.encode(binarise(images[:4000], random))\n"
-        "    prior = fit_prior(MixturePrior(mu[:50]), mu, logvar, 60, lr=3e-2, seed=seed)\n"
-        "    return 2 * torch.sigmoid(model.decode(prior.sample(n, random))) - 1\n",
+        "        z = torch.randn(n, model.z_dim, generator=seeded(seed))\n"
+        "        return 2 * torch.sigmoid(model.decode(z)) - 1\n",
         "def my_digits(images, seconds, seed, n):\n    return usual_digits(images, seconds, seed, n)\n",
     ),
 }
