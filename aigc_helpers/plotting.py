@@ -321,17 +321,19 @@ def _powers_of_ten(values):
     return math.floor(high) - math.ceil(low) + 1
 
 
-def log_axis(ax, subs=(1.0,)):
-    """A log y axis labelled 0.01, 0.1, 1: easier to read than powers of ten, and drawn without the slow mathtext.
+def log_axis(ax, subs=(1.0,), axis="y", write="{:g}".format):
+    """A log axis labelled 0.01, 0.1, 1: easier to read than powers of ten, and drawn without the slow mathtext.
 
     subs: where the marks of a decade stand; (1, 2, 5) suits values that span little more than one.
+    axis: "x" or "y". write: how a label says its number.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=subs))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    ax.yaxis.set_minor_locator(NullLocator())
+    ax.set(**{f"{axis}scale": "log"})
+    chosen = {"x": ax.xaxis, "y": ax.yaxis}[axis]
+    chosen.set_major_locator(LogLocator(subs=subs))
+    chosen.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+    chosen.set_minor_locator(NullLocator())
 
 
 def _label(ax, title, xlabel, ylabel):

@@ -77,6 +77,11 @@ def take_step(opts, loss):
         opt.step()
 
 
+def count_weights(*modules):
+    """How many weights modules have together."""
+    return sum(weight.numel() for module in modules for weight in module.parameters())
+
+
 def mean_and_range(values, decimals):
     """The mean of numbers, one a seed, with the lowest and the highest: "91.4 (88.0 to 95.2)"."""
     low = f"{min(values):.{decimals}f}"

@@ -147,32 +147,24 @@ def _draw_losses(ax, C, laws, marks=True):
         if marks:
             least = predicted_loss(law, best, C / (6 * best))
             ax.plot([best], [least], mark, color=colour, markersize=7)
-    ax.set_xscale("log")
+    plotting.log_axis(ax, axis="x", write=_short)
 
 
 def loss_curves(C):
     """Figure: predicted loss of models of all sizes trained with C operations, by both sets of constants."""
     fig, ax = plotting.figure(6.4, 2.9)
     _draw_losses(ax, C, {"Hoffmann 2022": HOFFMANN, "Besiroglu 2024": BESIROGLU})
-    _name_sizes(ax)
     ax.set(xlabel="parameters", ylabel="predicted loss, nats")
     ax.legend(loc="upper center")
     return fig
 
 
-def _name_sizes(ax):
-    """Label a logarithmic axis of sizes in words: 1 B, 10 B."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    def short(size, _):
-        for unit, letter in ((1e12, " T"), (1e9, " B"), (1e6, " M"), (1e3, " k")):
-            if size >= 0.999 * unit:
-                return f"{size / unit:g}{letter}"
-        return f"{size:g}"
-
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0,)))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(short))
+def _short(size):
+    """A size for the label of an axis: 1 B, 10 B."""
+    for unit, letter in ((1e12, " T"), (1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if size >= 0.999 * unit:
+            return f"{size / unit:g}{letter}"
+    return f"{size:g}"
 
 
 # ---------------------------------------------------------------- who waits for whom?
@@ -403,7 +395,6 @@ def how_big():
         hours = gpu_hours(C, utilisation)
         fig, (left, right) = figure.wipe()
         _draw_losses(left, C, laws)
-        _name_sizes(left)
         for law in laws.values():
             loss = predicted_loss(law, parameters, tokens)
             left.plot([parameters], [loss], "o", color=plotting.INK, markersize=5)

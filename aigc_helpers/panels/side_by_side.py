@@ -546,7 +546,7 @@ def _draw_courses(ax, runs, seconds, measure):
     _show_floor(ax.axhline, runs.floor(measure))
     way, is_log = MEASURES[measure]
     ax.set_xscale("log")
-    _set_scale(ax.yaxis, ax.set_yscale, is_log)
+    _set_scale(ax, "y", is_log)
     ax.set_xticks(SECONDS, [str(k) for k in SECONDS])
     ax.set_xticks([], minor=True)
     ax.set_xlim(13, 104)
@@ -554,15 +554,12 @@ def _draw_courses(ax, runs, seconds, measure):
     ax.set_xlabel("seconds of training")
 
 
-def _set_scale(axis, set_scale, is_log):
+def _set_scale(ax, axis, is_log):
     """A linear axis, or one of powers of ten with plain numbers at 1, 2 and 5."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    set_scale("log" if is_log else "linear")
     if is_log:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_locator(NullLocator())
+        plotting.log_axis(ax, (1, 2, 5), axis)
+    else:
+        ax.set(**{f"{axis}scale": "linear"})
 
 
 def _show_floor(line, value):
@@ -634,8 +631,8 @@ def _draw_front(ax, runs, x, y, seconds):
     else:
         _show_floor(ax.axvline, floors[0])
         _show_floor(ax.axhline, floors[1])
-    for axis, set_scale, name in ((ax.xaxis, ax.set_xscale, x), (ax.yaxis, ax.set_yscale, y)):
-        _set_scale(axis, set_scale, MEASURES[name][1])
+    _set_scale(ax, "x", MEASURES[x][1])
+    _set_scale(ax, "y", MEASURES[y][1])
     ax.margins(0.12)
     ax.set_xlabel(f"{PLURALS.get(x, x)} ({_arrow(x, '←', '→')} better)")
     ax.set_ylabel(f"{PLURALS.get(y, y)} ({_arrow(y, '↓', '↑')} better)")

@@ -21,6 +21,7 @@ from aigc_helpers.models.gpt import GPT, losses_by_position
 from aigc_helpers.models.gpt_beyond import VARIANTS, make_optimizers, make_variant, train_for, train_step
 from aigc_helpers.weights import read_experiment
 
+from ..experimenting import count_weights
 from .gpt_rates import BATCH, NUM_STEPS, SIZES, find_rate, loss_of, read_text
 
 SEEDS = (0, 1, 2)
@@ -97,5 +98,5 @@ def time_steps(text, vocab):
             train_step(model, opts, batch, torch.device("cpu"))
             times[name].append(1000 * (time.perf_counter() - start))
     shortest = {name: min(spent) for name, spent in times.items()}
-    weights = {name: sum(weight.numel() for weight in made[name][0].parameters()) for name in made}
+    weights = {name: count_weights(made[name][0]) for name in made}
     return shortest, weights

@@ -21,6 +21,7 @@ from aigc_helpers.models.gpt import GPT, losses_by_position
 from aigc_helpers.models.gpt_beyond import make_optimizers, train_for
 from aigc_helpers.weights import read_experiment
 
+from ..experimenting import count_weights
 from . import gpt_rates
 from .gpt_rates import BATCH, FACTORS, NUM_STEPS, SIZES, find_rate, read_text
 
@@ -46,7 +47,7 @@ def run(progress):
         "validation loss": f"{statistics.mean(losses):.3f}",
         "difference": f"{statistics.mean(apart):+.3f}",
         "± standard error": f"{error:.3f}",
-        "weights": sum(weight.numel() for weight in make_model(text).parameters()),
+        "weights": count_weights(make_model(text)),
         "rate": f"{USUAL * best:g}",
     }
     tried = {f"rate {USUAL * f:g}": f"{found[f]:.3f}" for f in FACTORS if f in found}

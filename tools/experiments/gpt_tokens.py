@@ -28,6 +28,7 @@ from aigc_helpers.models.gpt_beyond import (
     train_step,
 )
 
+from ..experimenting import count_weights
 from .gpt_rates import read_text
 
 SEEDS = (0, 1, 2)
@@ -74,7 +75,7 @@ def run(progress):
         other = next(loss for r, (loss, _, _) in tried.items() if r != rate)
         rows[name] = {
             "vocabulary": vocab,
-            "weights": sum(weight.numel() for weight in ModernGPT(vocab, context).parameters()),
+            "weights": count_weights(ModernGPT(vocab, context)),
             "rate": f"{rate:g}",
             "steps": number_of_steps[name],
             "processor seconds": statistics.mean(run[1] for run in runs),

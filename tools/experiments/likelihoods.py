@@ -20,7 +20,7 @@ from aigc_helpers.models import vae
 from aigc_helpers.models.gpt import GPT, next_token_loss
 from aigc_helpers.models.vae_beyond import log_weights
 
-from ..experimenting import load_real_digits
+from ..experimenting import load_real_digits, take_step
 from .side_by_side import Family, Only
 
 SEEDS = (0, 1, 2)
@@ -76,7 +76,7 @@ class SmallVae(Family):
     def step(self, x, random):
         self.begin_step()
         distortion, rate = vae.elbo_terms(self.model, x, generator=random)
-        self.take(self.opt, (distortion + rate.sum(dim=1)).mean())
+        take_step([self.opt], (distortion + rate.sum(dim=1)).mean())
         self.end_step()
 
     @torch.no_grad()
@@ -103,7 +103,7 @@ class PixelGpt(Family):
 
     def step(self, x, random):
         self.begin_step()
-        self.take(self.opt, next_token_loss(Only(self.gpt, START), as_tokens(x)))
+        take_step([self.opt], next_token_loss(Only(self.gpt, START), as_tokens(x)))
         self.end_step()
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ import torch
 from aigc_helpers.models import side_by_side
 from aigc_helpers.models.side_by_side import PLANE_FAMILIES, TRUTH, draw_plane, score_plane, score_points
 
-from ..experimenting import mean_and_range
+from ..experimenting import count_weights, mean_and_range
 
 SEEDS = (0, 1, 2)
 TUNING_SEED = 9
@@ -82,9 +82,9 @@ def race(family, points, held_out, num_steps, seed):
 def drawing_weights(family):
     """How many weights are needed to draw: of a VAE its decoder's, and the width."""
     model = side_by_side.make_plane(family)
-    weights = sum(w.numel() for w in model.parameters())
+    weights = count_weights(model)
     if family == "VAE":
-        weights -= sum(w.numel() for w in model.encoder.parameters())
+        weights -= count_weights(model.encoder)
     return f"{weights:,}"
 
 

@@ -25,11 +25,11 @@ from aigc_helpers.data import cache_dir, to_signed
 from aigc_helpers.metrics import DigitJudge, frechet_distance
 from aigc_helpers.models import diffusion, gan, vae, vae_beyond
 from aigc_helpers.models.gpt import GPT, generate, next_token_loss
-from aigc_helpers.models.side_by_side import copied_share, follow, share_of_rate
+from aigc_helpers.models.side_by_side import copied_share, follow, nearest_digit, share_of_rate
 from aigc_helpers.training import autocast
 from aigc_helpers.weights import write_asset
 
-from ..experimenting import COMMAND, load_real_digits
+from ..experimenting import COMMAND, count_weights, load_real_digits, take_step
 
 SEEDS = (0, 1, 2)
 MARKS = (15.0, 30.0, 60.0, 90.0)  # seconds
@@ -77,11 +77,6 @@ class Family:
         for average, net in zip(self.averages, self.nets, strict=True):
             follow(average, net, self.num_steps)
 
-    def take(self, opt, loss):
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-
     def drawing_parts(self):
         return self.nets
 
@@ -124,11 +119,11 @@ class Gan(Family):
             d_loss = gan.discriminator_objective(self.D, real, fake)
         if self.num_steps % 8 == 0:
             d_loss = d_loss + 8 * gan.r1_penalty(self.D, real)
-        self.take(self.d_opt, d_loss)
+        take_step([self.d_opt], d_loss)
         self.D.requires_grad_(False)
         with autocast("cpu"):
             g_loss = gan.generator_loss(self.D(fake))
-        self.take(self.g_opt, g_loss)
+        take_step([self.g_opt], g_loss)
         self.D.requires_grad_(True)
         self.end_step()
 
@@ -159,7 +154,7 @@ class Vae(Family):
         with autocast("cpu"):
             distortion, per_dim = vae.elbo_terms(self.model, x, generator=random)
         loss = (distortion + per_dim.sum(dim=1)).mean()
-        self.take(self.opt, loss)
+        take_step([self.opt], loss)
         self.end_step()
 
     @torch.no_grad()
@@ -210,7 +205,7 @@ class Codes(Family):
     def step(self, pixels, label, random):
         self.begin_step()
         tokens = torch.cat([K + label[:, None], self.encode(pixels, random)], dim=1)
-        self.take(self.opt, next_token_loss(self.gpt, tokens))
+        take_step([self.opt], next_token_loss(self.gpt, tokens))
         self.end_step()
 
     def write_on(self, tokens, random):
@@ -264,7 +259,7 @@ class Diffusion(Family):
         with autocast("cpu"):
             velocity = self.net(x, t, label)
         loss = (velocity.float() - (eps - x0)).square().mean()
-        self.take(self.opt, loss)
+        take_step([self.opt], loss)
         self.end_step()
 
     def draw_some(self, label, random):
@@ -346,8 +341,8 @@ def make_part(name, settings, data, seed, marks, num, with_labels=False, fills=N
             "s per 1,000": 1000 / num * seconds,
             "pictures": as_bytes(pictures),
         }
-    part["weights that draw"] = count_weights(family.drawing_parts())
-    part["trained weights"] = count_weights(family.trained_parts())
+    part["weights that draw"] = count_weights(*family.drawing_parts())
+    part["trained weights"] = count_weights(*family.trained_parts())
     if name == "GPT over codes":
         x = data["away"][:num]  # the judge's reference comes from the test digits
         codes = family.encode(x, torch.Generator().manual_seed(seed))
@@ -356,10 +351,6 @@ def make_part(name, settings, data, seed, marks, num, with_labels=False, fills=N
         random = torch.Generator().manual_seed(2000 + seed)
         part["filled"] = as_bytes(torch.cat([family.fill(x, random) for x in fills.split(250)]))
     return part
-
-
-def count_weights(modules):
-    return sum(weight.numel() for module in modules for weight in module.parameters())
 
 
 def as_bytes(images):
@@ -475,12 +466,11 @@ def score_all(data, parts, labelled, progress):
         found = parts["diffusion", seed]["marks"][MARKS[-1]]
         rows[f"diffusion, copies by fifths, seed {seed}"] = by_fifths(found["pictures"], data)
     for seed in SEEDS:
-        through = judge.score(parts["GPT over codes", seed]["through codes"]).row()
-        row = {key: score.value for key, score in through.items()}
-        rows[f"real digits through codes, seed {seed}"] = row
+        through = parts["GPT over codes", seed]["through codes"]
+        rows[f"real digits through codes, seed {seed}"] = values_of(judge, through)
     rows["nearest by the visible part"] = {"filled right": filled_by_nearest(judge, data)}
     rows |= by_size(data, parts)
-    floor = {key: score.floor for key, score in through.items()}
+    floor = floors_of(judge, through)
     floor["pixel distance"] = pixels.floor
     rows["real data (floor)"] = floor | near_training(data["test"][:NUM], data)
     return rows
@@ -512,13 +502,22 @@ class PixelJudge:
 
 
 def measure(judge, found, part, evaluations):
-    scores = judge.score(found["pictures"]).row()
-    row = {key: score.value for key, score in scores.items()}
+    row = values_of(judge, found["pictures"])
     for key in ("steps", "pictures seen", "of them preparing", "s per 1,000"):
         row[key] = found[key]
     for key in ("weights that draw", "trained weights"):
         row[key] = part[key]
     return row | {"evaluations": evaluations}
+
+
+def values_of(judge, pictures):
+    """What the judge measures of pictures: a number for each column."""
+    return {key: score.value for key, score in judge.score(pictures).row().items()}
+
+
+def floors_of(judge, pictures):
+    """The same columns for held-out digits, as many as there are pictures."""
+    return {key: score.floor for key, score in judge.score(pictures).row().items()}
 
 
 @torch.no_grad()
@@ -532,21 +531,12 @@ def share_read(judge, pictures, labels):
     return (read(judge, pictures).argmax(dim=1) == labels[: len(pictures)]).float().mean().item()
 
 
-def nearest(x, others):
-    """Distances (N,) of pictures x to the nearest of others, in units of a white pixel."""
-    x = x.flatten(1).float() / 255
-    parts = [torch.cdist(x, y.flatten(1).float() / 255).min(dim=1) for y in others.split(5000)]
-    values = torch.stack([part.values for part in parts])
-    which = torch.stack([part.indices + 5000 * k for k, part in enumerate(parts)])
-    best = values.argmin(dim=0)
-    return values.min(dim=0).values, which.gather(0, best[None])[0]
-
-
 def near_training(pictures, data):
-    distance, _ = nearest(pictures, data["images"])
+    distance, _ = nearest_digit(pictures, data["images"])
     some = data["images"][:NUM_KEPT_AWAY]
     copies, error = copied_share(pictures, some, data["away"])
-    return {"nearest": distance.median().item(), "copies": copies, "error of copies": error}
+    in_white_pixels = distance.median().item() / 255
+    return {"nearest": in_white_pixels, "copies": copies, "error of copies": error}
 
 
 def by_fifths(pictures, data):
@@ -559,7 +549,7 @@ def by_fifths(pictures, data):
 def filled_by_nearest(judge, data):
     """The share read right if the lower part comes from the training digit nearest in the upper."""
     x = data["test"][:NUM_FILLED]
-    _, which = nearest(x[..., :VISIBLE, :], data["images"][..., :VISIBLE, :])
+    _, which = nearest_digit(x[..., :VISIBLE, :], data["images"][..., :VISIBLE, :])
     lower = data["images"][which][..., VISIBLE:, :]
     pasted = torch.cat([x[..., :VISIBLE, :], lower], dim=-2)
     return share_read(judge, pasted.reshape(-1, 28, 28), data["test labels"])
@@ -577,10 +567,8 @@ def by_size(data, parts):
                 sure = read(judge, pictures).amax(dim=1)
                 sets[f"surest {n}"] = pictures[sure.argsort(descending=True)[:n]]
             for which, chosen in sets.items():
-                scores = judge.score(chosen).row()
-                row = {key: score.value for key, score in scores.items()}
-                rows[f"{name}, {MARKS[-1]:g} s, seed 0, {which}"] = row
-        rows[f"real data (floor), first {n:,}"] = {key: score.floor for key, score in scores.items()}
+                rows[f"{name}, {MARKS[-1]:g} s, seed 0, {which}"] = values_of(judge, chosen)
+        rows[f"real data (floor), first {n:,}"] = floors_of(judge, chosen)
     return rows
 
 
@@ -597,7 +585,7 @@ def keep_pictures(data, parts):
         kept[short] = marks[MARKS[-1]]["pictures"][:NUM_GAME]
         kept[f"{short}_grow"] = torch.stack([marks[m]["pictures"][:NUM_SHOWN] for m in MARKS])
         near = kept[short][:8]
-        _, which = nearest(near, data["images"])
+        _, which = nearest_digit(near, data["images"])
         kept[f"{short}_nearest"] = data["images"][which].reshape(-1, 28, 28)
         if "filled" in parts[name, 0]:
             kept[f"{short}_filled"] = parts[name, 0]["filled"][:12]

@@ -30,7 +30,7 @@ from aigc_helpers.models.side_by_side import write_on
 from aigc_helpers.weights import load_model
 
 from ..book import NotebookError
-from ..experimenting import summarize
+from ..experimenting import count_weights, summarize
 
 SEEDS = (0, 1, 2)
 SECONDS = 30.0
@@ -77,7 +77,7 @@ def run(progress):
             torch.manual_seed(seed)
             model = Backbone(len(characters), LENGTH, 64, 2, 2, causal)
             num_steps = train(model, loss_of, tokens[:cut], seed)
-            row = {"weights": f"{sum(w.numel() for w in model.parameters()):,}"}
+            row = {"weights": f"{count_weights(model):,}"}
             row |= {"steps": num_steps} | score(model, causal, unseen, seed)
             note(name, row)
             for num_steps in WRITING[:1] if causal else WRITING:
