@@ -171,7 +171,7 @@ def make_tiny_gpt(seed=0):
 def gradient_of(model, batch):
     """The gradient of the mean loss of a batch (B, T + 1), as one long vector."""
     next_token_loss(model, batch).backward()
-    return torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    return flat_gradient(model)
 
 
 def gradient_by_hand(batch):
@@ -394,7 +394,7 @@ def accumulate_by_ddp(batch, keep_home):
     with model.no_sync() if keep_home else contextlib.nullcontext():
         (next_token_loss(model, first) / 2).backward()
     (next_token_loss(model, second) / 2).backward()
-    return torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    return flat_gradient(model)
 
 
 def wait_for_all():
