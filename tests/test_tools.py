@@ -50,6 +50,10 @@ def shown(**data):
     return new_output("display_data", data={key.replace("_", "/", 1): value for key, value in data.items()})
 
 
+def result(text):
+    return new_output("execute_result", data={"text/plain": text})
+
+
 def good():
     """A notebook that obeys every rule, with what must not be mistaken for a breach."""
     nb = new_notebook()
@@ -629,6 +633,8 @@ BAD = {
     "iframe": (out(shown(text_html="<p>< iframe src=''></p>")), "stored active content"),
     "JavaScript": (out(shown(application_javascript="1")), "stored active content"),
     "memory address": (out(shown(text_plain="<Axes at 0x7f3a2b1c>")), "stored a memory address"),
+    "network left over": (out(result("Net(\n  (layer): Linear()\n)")), "stored what its last line returned"),
+    "keys left over": (out(result("<All keys matched successfully>")), "stored what its last line returned"),
     "script in Markdown": (also(12, "\n<iframe src='https://example.org'></iframe>"), "holds active content"),
     "details not closed": (also(12, "\n<details>"), "<details> not equally often"),
     "details closed in another cell": (

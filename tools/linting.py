@@ -26,6 +26,7 @@ STRIP = "run `python -m tools strip`"
 
 ABSOLUTE = re.compile(r"(?<![\w.:/~+-])/(?:home|root|work|tmp|Users|mnt|content)/\w|\b[A-Za-z]:[\\/]+Users\b")
 ADDRESS = re.compile(r"(?<!\w)0x[0-9a-fA-F]{6,}")
+LEFT_OVER = re.compile(r"\w+\(\n +\(|<All keys matched")  # what torch's methods return: a network, its missing keys
 ACTIVE = re.compile(r"<\s*(script|iframe|object|embed)\b", re.IGNORECASE)
 CHINESE = re.compile(r"[\u3000-\u9fff\uf900-\ufaff\uff00-\uffef]")
 LINK = re.compile(r"(!?)\[((?:[^\[\]\n]|!?\[[^\]\n]*\]\([^)\n]*\))*)\]\(\s*<?([^)\s>]+)[^)\n]*\)")
@@ -230,6 +231,8 @@ def _output(output):
         yield "stored a memory address, which changes from run to run: do not print that object"
     if ABSOLUTE.search(text):
         yield "stored an absolute path: do not print it"
+    if output.output_type == "execute_result" and LEFT_OVER.match(mimes.get("text/plain", "")):
+        yield "stored what its last line returned, for nobody: give it a name (`net = net.eval()`), or print it"
 
 
 def _texts(output):
