@@ -136,6 +136,7 @@ def speed_curves(processor, clock):
             ax.plot(batches, predicted, dash, color=colour, label="the formula")
         ax.set(xlabel="batch, windows", ylabel="ms a step", ylim=(0, None), xlim=(0, None))
         ax.set_title(title, fontsize=10)
+    axes[0].set_ylim(0, 1.8 * axes[0].get_ylim()[1])  # room for the legend
     axes[0].legend(loc="upper left", fontsize=9)
     return fig
 
