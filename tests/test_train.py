@@ -422,7 +422,7 @@ def test_the_commands_of_the_page_have_options_that_there_are():
 def test_the_program_that_the_page_shows_in_one_piece_trains_and_goes_on(tmp_path, monkeypatch):
     cells = json.loads((ROOT / "notebooks" / "07_scaling.ipynb").read_text(encoding="utf-8"))["cells"]
     (cell,) = [cell for cell in cells if cell["id"] == "d5-min"]
-    program = re.search(r"```python\n(.*?)```", "".join(cell["source"]), re.DOTALL)[1]
+    _, program = re.findall(r"```python\n(.*?)```", "".join(cell["source"]), re.DOTALL)  # before, and after
     (tmp_path / "train_min.py").write_text(program.replace("STEPS = 100", "STEPS = 60"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
