@@ -39,8 +39,11 @@ def no_launcher(monkeypatch):
 
 @pytest.fixture(scope="module")
 def team():
-    with Ranks(2) as found:
-        yield found
+    with pytest.MonkeyPatch.context() as patch:  # it is made before no_launcher; both must read the same data
+        patch.delenv("AIGC_DATA_DIR", raising=False)
+        patch.setenv("AIGC_OFFLINE", "1")
+        with Ranks(2) as found:
+            yield found
 
 
 def weights_of(folder):
