@@ -242,6 +242,7 @@ MY_FAULTS = [
     page("eq. (1): no root", "math.sqrt(p * (1 - p) / n)", "p * (1 - p) / n"),
     page("eq. (1): the plain share", "p = (count + 1) / (n + 2)", "p = count / n"),
     page("three seeds: one side only", "max(first) == 2 or min(first) == 3", "max(first) == 2"),
+    page("three seeds: the first ahead, counted either way round", "in_front = [max(first) == 2 for", "in_front = [max(first) == 2 or min(first) > 2 for"),
     page("eq. (2): one mean is exact", "(2 * trace / 100)", "(trace / 100)"),
     page("eq. (13): the angle turned round", "torch.sin((1 - t) * angle)", "torch.sin((1 + t) * angle)"),
     page(
@@ -759,7 +760,7 @@ DIGITS_FAULTS = [
     page("the integral without its width", ".exp() * (grid[1] - grid[0])", ".exp() * (0 * grid[1] + 0.01)"),
     page("the bound with its sign turned", "total = bounds[K].exp()", "total = (-bounds[K]).exp()"),
     page("bounds of other pictures, which add up to the same", "bounds[K] = repeated.mean(dim=0)  ", "bounds[K] = repeated.mean(dim=0).flip(0)  "),
-    page("an integral that adds up to 1 over another prior", "grid = torch.linspace(-6, 6, 2001)[:, None]", "grid = torch.linspace(0, 12, 2001)[:, None]"),
+    page("the integral over half of z", "grid = torch.linspace(-6, 6, 2001)[:, None]", "grid = torch.linspace(0, 12, 2001)[:, None]"),
     page("the mixture takes the model ten times as often", "[math.log(0.01) - nats", "[math.log(0.1) - nats"),
     page("the mixture is noise alone", "[math.log(0.01) - nats", "[-1e9 - nats"),
     page("the mixture's weights are exchanged", "[math.log(0.01) - nats, torch.tensor(math.log(0.99)", "[math.log(0.99) - nats, torch.tensor(math.log(0.01)"),
