@@ -2,8 +2,9 @@
 
 Nothing is trained: the averaged weights come from `long_race`, seed 0, after 90 s and after its last mark.
 Without labels, so that there is no guidance. DDPM (eta = 1, new noise in every step) and DDIM (eta = 0),
-5 and 20 evaluations (after 600 s also 50), the race's noise, one draw of n = 2,000 each. Of the GPT over codes, where it is run:
-temperatures, and the five likeliest codes alone, three draws each. Means, with the lowest and highest FID.
+5 and 20 evaluations (after 600 s also 50), the race's noise, one draw of n = 2,000 each. Of the GPT over
+codes, where it is run: temperatures, and the five likeliest codes alone, three draws each. Means, with the
+lowest and highest FID.
 (The seconds on file are those of the scoring; pictures were kept from earlier, interrupted runs.)
 """
 
