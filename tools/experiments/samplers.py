@@ -1,10 +1,11 @@
-"""Samplers of the long race's diffusion and GPT, chapter 06: steps, noise, temperature, top-k.
+"""Samplers of the long race's diffusion, chapter 06: DDPM and DDIM, few steps and more.
 
-Nothing is trained: the averaged weights come from `long_race` (after its last mark, and after 90 s),
-seed 0. Diffusion without labels: DDPM (eta = 1, new noise in every step) and DDIM (eta = 0) with 5, 20 and
-50 evaluations. GPT over codes: temperatures, and the five likeliest codes alone. Each is drawn with as many
-sampling seeds as its row says; n = 2,000; means, with the lowest and highest FID. No guidance: these networks
-have no labels to be led by.
+Nothing is trained: the averaged weights come from `long_race`, seed 0, after 90 s and after its last mark.
+Without labels, so that there is no guidance. DDPM (eta = 1, new noise in every step) and DDIM (eta = 0),
+5 and 20 evaluations (after 600 s also 50), the race's noise, one draw of n = 2,000 each. Of the GPT over
+codes, where it is run: temperatures, and the five likeliest codes alone, three draws each. Means, with the
+lowest and highest FID.
+(The seconds on file are those of the scoring; pictures were kept from earlier, interrupted runs.)
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from aigc_helpers.models import diffusion
 from aigc_helpers.models.gpt import generate
 
 from . import long_race, side_by_side
-from .side_by_side import NUM, Only, K, as_bytes, as_labels, values_of
+from .side_by_side import NUM, K, Only, as_bytes, as_labels, kept_part, values_of
 
-SEEDS = (0, 1, 2)  # of sampling; diffusion: the first alone
-TRAINED = 0  # the seed of the training
-MARKS = (90.0, 600.0)
-EVALUATIONS = (5, 20, 50)
+SEEDS = (0,)  # of the training
+DRAWS = {"diffusion": (0,), "GPT over codes": (0, 1, 2)}  # seeds of the sampling
+MARKS = {"diffusion": (90.0, 600.0)}  # add "GPT over codes" when `long_race` has its last mark
+EVALUATIONS = {90.0: (5, 20), 600.0: (5, 20, 50)}
 WRITING = {
     "temperature 0.7": {"temperature": 0.7},
     "temperature 0.85": {"temperature": 0.85},
@@ -37,52 +38,63 @@ def run(progress):
     data = side_by_side.load_data()
     judge = DigitJudge.standard(NUM, data["all test digits"])
     rows = {}
-    for name, draw, settings, seeds in (
-        ("GPT over codes", write, WRITING, SEEDS),
-        ("diffusion", walk, walks(), SEEDS[:1]),
-    ):
-        part = long_race.train_or_load(name, TRAINED, data)
-        for mark in MARKS:
-            family = long_race.load_family(name, TRAINED, mark, part)
-            for told, chosen in settings.items():
+    for name, marks in MARKS.items():
+        part = long_race.train_or_load(name, SEEDS[0], data)
+        for mark in marks:
+            family = long_race.load_family(name, SEEDS[0], mark, part)
+            for told, chosen in settings_of(name, mark).items():
                 found = []
-                for seed in seeds:
-                    random = torch.Generator().manual_seed(3000 + seed)
-                    found.append(values_of(judge, as_bytes(draw(family, random, **chosen))))
+                for seed in DRAWS[name]:
+
+                    def make(name=name, family=family, seed=seed, chosen=chosen):
+                        random = torch.Generator().manual_seed(1000 + seed)  # the race's, for seed 0
+                        return {"pictures": as_bytes(draw(name, family, random, **chosen))}
+
+                    part_name = f"sampled, {name}, {mark:g} s, {told}, seed {seed}"
+                    pictures = kept_part(part_name, make)["pictures"]
+                    found.append(values_of(judge, pictures))
                 row = summarize(found)
                 rows[f"{name}, {mark:g} s, {told}"] = row
                 progress(f"{name}, {mark:g} s, {told}: {row}")
     return rows
 
 
-def walks():
+def settings_of(name, mark):
+    return WRITING if name == "GPT over codes" else walks(EVALUATIONS[mark])
+
+
+def draw(name, family, random, **settings):
+    """NUM pictures, 250 at a time as in the race."""
+    one = write if name == "GPT over codes" else walk
+    parts = [one(family, label, random, **settings) for label in as_labels(NUM, None).split(250)]
+    return torch.cat(parts)
+
+
+def walks(evaluations):
     return {
         f"{name}, {num} evaluations": {"num_steps": num, "eta": eta}
         for name, eta in (("DDPM", 1.0), ("DDIM", 0.0))
-        for num in EVALUATIONS
+        for num in evaluations
     }
 
 
-@torch.no_grad()
-def walk(family, random, **settings):
-    parts = as_labels(NUM, None).split(250)
-    net = family.averages[0]
-    drawn = [diffusion.draw_digits(net, part, generator=random, **settings) for part in parts]
-    return torch.cat(drawn)
+def walk(family, label, random, **settings):
+    return diffusion.draw_digits(family.averages[0], label, generator=random, **settings)
 
 
 @torch.no_grad()
-def write(family, random, **settings):
+def write(family, label, random, **settings):
     """As `Codes.write_on` does, with settings of the sampler."""
-    parts = []
-    for part in as_labels(NUM, None).split(250):
-        gpt = Only(family.averages[0], K)
-        tokens = generate(gpt, K + part[:, None], 49, random, **settings)
-        parts.append(family.decode(tokens[:, 1:]))
-    return torch.cat(parts)
+    gpt = Only(family.averages[0], K)
+    tokens = generate(gpt, K + label[:, None], 49, random, **settings)
+    return family.decode(tokens[:, 1:])
 
 
 def summarize(found):
     row = {column: sum(one[column] for one in found) / len(found) for column in COLUMNS}
-    FIDs = [one["FID"] for one in found]
-    return row | {"lowest FID": min(FIDs), "highest FID": max(FIDs), "sampling seeds": len(found)}
+    distances = [one["FID"] for one in found]
+    return row | {
+        "lowest FID": min(distances),
+        "highest FID": max(distances),
+        "draws": len(found),
+    }
