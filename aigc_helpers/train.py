@@ -162,6 +162,7 @@ def _train(options):
         task.set_rates(opts, step, options.steps)
         chosen = scaling.batch_of_step(step, task.num_items, options.batch_size, options.seed)
         random = scaling.random_of_step(step, options.seed)
+        scaling.seed_step(step, options.seed)  # from which a model's dropout draws
         loss = scaling.training_step(engine, opts, task.loss, scaling.my_rows(chosen), random, device)
         if average is not None:
             update_ema(average, model, 1 - 5 / max(10, options.steps))

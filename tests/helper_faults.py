@@ -482,4 +482,11 @@ FAULTS = [
         "scaling.random_of_step(step - first + 1, options.seed)",
         "test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit",
     ),
+    in_helper(
+        "train",
+        "dropout draws on from wherever the generator is",
+        "scaling.seed_step(step, options.seed)",
+        "scaling.random_of_step(step, options.seed)",
+        "test_a_model_with_dropout_resumes_bit_for_bit",
+    ),
 ]

@@ -208,7 +208,7 @@ def flat_weights(model):
 
 
 def train_with_fsdp(batches):
-    """(all weights after training, how many of Adam's numbers this rank has kept)."""
+    """(all weights after training, how many numbers of the optimizer state this rank has kept)."""
     model = make_tiny_gpt()
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for part in [*model.blocks, model]:
@@ -266,6 +266,12 @@ def random_of_step(step, seed=0):
     """What this rank's loss draws from in step 1, 2, ...: noise, say, that no other rank has."""
     rank, _ = rank_and_size()
     return seeded(mix(seed, 1, step, rank))
+
+
+def seed_step(step, seed=0):
+    """The same for PyTorch's global generator, from which a model's dropout draws."""
+    rank, _ = rank_and_size()
+    torch.manual_seed(mix(seed, 2, step, rank))
 
 
 class DigitTask:
@@ -460,11 +466,13 @@ def step_times(
 
     sample: c; fixed: t_0; slowest: s; overlap: 1 if it may send while it computes backward, else 0.
     """
-    compute = slowest * (fixed + sample * batch / num_ranks)
+    gradient = slowest * sample * batch / num_ranks            # forward and backward
+    update = slowest * fixed                                   # it waits for the averaged gradient
     network = ring_seconds(num_ranks, num_bytes, bandwidth, latency)
-    hidden = min(network, overlap * 2 / 3 * compute)
-    step = compute + network - hidden
-    return {"compute": compute, "network": network, "hidden": hidden, "step": step}
+    hidden = min(network, overlap * 2 / 3 * gradient)
+    step = gradient + update + network - hidden
+    parts = {"gradient": gradient, "update": update, "network": network}
+    return parts | {"hidden": hidden, "step": step}
 
 
 def time_all_reduce(sizes, num_repeats):
@@ -489,12 +497,13 @@ def make_small_gpt():
         return GPT(65, context=64, width=64, num_heads=4, num_blocks=2)
 
 
-def time_steps(batches, num_repeats):
+def time_steps(batches, num_repeats, send=True):
     """On a rank: {batch: [seconds by the clock, seconds of processor time]} of a step of DDP.
 
-    Each is the least of num_repeats. The ranks share the batch.
+    Each is the least of num_repeats. The ranks share the batch. send=False: no gradient is sent.
     """
-    parallel = DistributedDataParallel(make_small_gpt())
+    model = make_small_gpt()
+    parallel = DistributedDataParallel(model) if send else model
     opt = torch.optim.AdamW(parallel.parameters())
     found = {batch: [] for batch in batches}
     for _ in range(num_repeats):

@@ -1,6 +1,7 @@
 """The panels and pictures of 07_scaling: who waits for whom, a ring of ranks, the price of a training.
 
 three_splits()     what each of two ranks holds and says: data parallel, sharded, tensor parallel
+resumed_losses(.)  the losses of a run that was killed and resumed, and of one that was not
 speed_curves(...)  measured milliseconds a step beside what the formula says
 loss_curves(...)   the predicted loss of models of all sizes, at one compute
 who_waits()        ranks and time: a step of data-parallel training, its idle share and its price
@@ -23,11 +24,12 @@ from aigc_helpers.models.scaling import (
 )
 from aigc_helpers.panels.core import Panel, choice, log_slider, slider, switch
 
-FORWARD, BACKWARD, NETWORK, IDLE = plotting.SKY, plotting.BLUE, plotting.ORANGE, "#E3E3E3"
+FORWARD, BACKWARD, UPDATE = plotting.SKY, plotting.BLUE, plotting.GREEN
+NETWORK, IDLE = plotting.ORANGE, "#E3E3E3"
 ROWS = 8  # ranks that a picture has room for
 
 # What is trained, and on what: seconds a window and a step, bytes of a gradient, seconds a message, dollars an hour.
-# The first as measured in section 6, rounded; the second calculated there: 4,096 tokens of 1 billion weights.
+# The first is about what 03's GPT takes on a CPU core, the second is calculated in section 6: 4,096 tokens.
 KINDS = {
     "03's GPT on CPU cores": {
         "sample": 0.02,
@@ -83,9 +85,9 @@ SPLITS = (
     (
         "sharded (FSDP)",
         ("reduce-scatter of the gradient,", "all-gather of the weights"),
-        {"batch", "activations", "weights", "gradient", "averages"},
+        {"batch", "activations", "weights", "gradient", "optimizer state"},
     ),
-    ("tensor parallel", ("all-reduces of", "each layer"), {"activations", "weights", "gradient", "averages"}),
+    ("tensor parallel", ("all-reduces of", "each layer"), {"activations", "weights", "gradient", "optimizer state"}),
 )
 
 
@@ -100,12 +102,12 @@ def three_splits():
         "activations": plotting.SKY,
         "weights": plotting.AMBER,
         "gradient": plotting.PINK,
-        "averages": plotting.GREEN,
+        "optimizer state": plotting.GREEN,
     }
     for row, name in enumerate(colours):
         ax.text(0.1, 2.69 - 0.44 * row, name, fontsize=10, va="center")
     for k, (name, said, cut) in enumerate(SPLITS):
-        left = 1.15 + 2.6 * k
+        left = 1.3 + 2.56 * k
         ax.text(left, 3.5, name, fontsize=11, weight="bold", va="center")
         for rank in range(2):
             x = left + 1.2 * rank
@@ -124,15 +126,37 @@ def three_splits():
     return fig
 
 
-def speed_curves(points, lines):
-    """Figure: milliseconds a step against the batch, name -> (batches, ms): points measured, lines of eq. (8)."""
-    fig, ax = plotting.figure(6.4, 2.9)
+def speed_curves(processor, clock):
+    """Figure: ms a step against the batch by two stopwatches, name -> (batches, measured, predicted)."""
+    fig, axes = plotting.figure(7.6, 2.9, ncols=2)
     styles = ((plotting.ORANGE, "o", "--"), (plotting.BLUE, "s", "-"))
-    for (colour, mark, dash), name in zip(styles, points, strict=True):
-        ax.plot(*points[name], mark, color=colour, label=f"{name}, measured")
-        ax.plot(*lines[name], dash, color=colour, label=f"{name}, eq. (8)")
-    ax.set(xlabel="batch, windows", ylabel="processor time, ms a step", ylim=(0, None), xlim=(0, None))
-    ax.legend(loc="upper left")
+    for ax, title, found in zip(axes, ("processor time", "by the clock"), (processor, clock), strict=True):
+        for (colour, mark, dash), (name, (batches, measured, predicted)) in zip(styles, found.items(), strict=True):
+            ax.plot(batches, measured, mark, color=colour, label=f"{name}, measured")
+            ax.plot(batches, predicted, dash, color=colour, label="the formula")
+        ax.set(xlabel="batch, windows", ylabel="ms a step", ylim=(0, None), xlim=(0, None))
+        ax.set_title(title, fontsize=10)
+    axes[0].set_ylim(0, 1.8 * axes[0].get_ylim()[1])  # room for the legend
+    axes[0].legend(loc="upper left", fontsize=9)
+    return fig
+
+
+def resumed_losses(calm, killed, resumed):
+    """Figure: losses against steps, {step: loss}, of a run left alone, of one until its kill, and of its resumption."""
+    fig, ax = plotting.figure(6.4, 2.9)
+    ax.plot(calm.keys(), calm.values(), color="#C8C8C8", linewidth=5, label="left alone")
+    ax.plot(killed.keys(), killed.values(), color=plotting.ORANGE, linewidth=1.2, label="until the kill")
+    ax.plot(resumed.keys(), resumed.values(), "--", color=plotting.BLUE, linewidth=1.2, label="resumed")
+    last, first = max(killed), min(resumed)
+    ax.plot([last], [killed[last]], "x", color=plotting.ORANGE, markersize=11, markeredgewidth=3)
+    ax.axvline(last, color=plotting.ORANGE, linewidth=0.8)
+    ax.axvline(first, color=plotting.BLUE, linewidth=0.8, linestyle="--")
+    top = max(calm.values())
+    ax.text(last + 1, top, f"killed after {last}", color=plotting.INK, fontsize=9, va="top")
+    ax.text(first - 1, top, f"resumed at {first}", color=plotting.INK, fontsize=9, va="top", ha="right")
+    ax.set(xlabel="step", ylabel="loss")
+    ax.set_ylim(0, 1.05 * top)
+    ax.legend(loc="lower left", ncols=3)
     return fig
 
 
@@ -177,32 +201,32 @@ def _settings(kind, batch, ranks, bandwidth, slowest, overlap):
     return found | {"slowest": slowest, "overlap": float(overlap)}
 
 
-def _draw_rank(ax, y, parts, compute, slowed):
-    """One row of the picture of ranks and time: what a rank computes, and below it what it sends."""
-    own = parts["compute"] if slowed else compute
-    forward = own / 3
-    start = parts["step"] - parts["network"]
+def _draw_rank(ax, y, parts, pace):
+    """One row of the picture of ranks and time: what a rank computes, at `pace` of the slowest, below it what it sends."""
+    forward = parts["gradient"] * pace / 3
+    sent = parts["step"] - parts["update"]
     ax.broken_barh([(0, parts["step"])], (y - 0.08, 0.44), color=IDLE)
     ax.broken_barh([(0, forward)], (y - 0.08, 0.44), color=FORWARD)
-    ax.broken_barh([(forward, own - forward)], (y - 0.08, 0.44), color=BACKWARD)
-    ax.broken_barh([(start, parts["network"])], (y - 0.36, 0.26), color=NETWORK)
+    ax.broken_barh([(forward, 2 * forward)], (y - 0.08, 0.44), color=BACKWARD)
+    ax.broken_barh([(sent, parts["update"] * pace)], (y - 0.08, 0.44), color=UPDATE)
+    ax.broken_barh([(sent - parts["network"], parts["network"])], (y - 0.36, 0.26), color=NETWORK)
 
 
-def _draw_ranks(ax, parts, compute, num_ranks, slowest):
+def _draw_ranks(ax, parts, num_ranks, slowest):
     shown = min(num_ranks, ROWS)
     for row in range(shown):
-        last = row == shown - 1
-        _draw_rank(ax, -row, parts, compute, last)
+        slow = row == shown - 1
+        _draw_rank(ax, -row, parts, 1.0 if slow else 1 / slowest)
     names = [f"rank {row}" for row in range(shown)]
     if num_ranks > shown:
         names[-1] = f"rank {num_ranks - 1}"
     ax.set_yticks([-row for row in range(shown)], names)
     ax.set(xlim=(0, parts["step"]), ylim=(-shown + 0.5, 0.6))
     ax.set_xticks([0, parts["step"]], ["0", _time(parts["step"])])
-    labels = ((FORWARD, "forward"), (BACKWARD, "backward"), (IDLE, "idle"), (NETWORK, "network"))
-    for x, (colour, name) in zip((0.0, 0.27, 0.57, 0.74), labels, strict=True):
-        _block(ax, x, 1.06, 0.035, 0.05, colour, transform=ax.transAxes, clip_on=False)
-        ax.text(x + 0.05, 1.085, name, fontsize=9, va="center", transform=ax.transAxes)
+    labels = ((FORWARD, "forward"), (BACKWARD, "backward"), (UPDATE, "update"), (NETWORK, "network"), (IDLE, "idle"))
+    for x, (colour, name) in zip((0.0, 0.215, 0.455, 0.65, 0.87), labels, strict=True):
+        _block(ax, x, 1.06, 0.03, 0.05, colour, transform=ax.transAxes, clip_on=False)
+        ax.text(x + 0.04, 1.085, name, fontsize=9, va="center", transform=ax.transAxes)
 
 
 def who_waits():
@@ -218,9 +242,9 @@ def who_waits():
     def draw(kind, batch, ranks, bandwidth, slowest, overlap):
         settings = _settings(kind, batch, ranks, bandwidth, slowest, overlap)
         parts = step_times(**settings)
-        compute = parts["compute"] / slowest
+        compute = parts["gradient"] + parts["update"]
         fig, (left, right) = figure.wipe()
-        _draw_ranks(left, parts, compute, ranks, slowest)
+        _draw_ranks(left, parts, ranks, slowest)
         alone = step_times(**(settings | {"num_ranks": 1, "slowest": 1.0}))["step"]
         counts = [2**k for k in range(11)]
         gains = []
@@ -230,7 +254,7 @@ def who_waits():
             gains.append(alone / step)
         gain = alone / parts["step"]
         _draw_gain(right, counts, gains, ranks, gain)
-        busy = compute * (ranks - 1 + slowest) / ranks / parts["step"]
+        busy = compute * ((ranks - 1) / slowest + 1) / ranks / parts["step"]
         return fig, _say_step(parts, ranks, gain, busy, batch, KINDS[kind]["dollars"])
 
     return Panel(
@@ -245,12 +269,12 @@ def who_waits():
             "overlap": switch("send while going backward", True),
         },
         presets={
-            "Two CPU cores": _preset(0, 64, 2, 1.0),
+            "Two CPU cores": _preset(0, 64, 2, 3.0),
             "8 GPUs": _preset(1, 1024, 8, 450.0),
             "1,024 GPUs": _preset(1, 1024, 1024, 50.0),
         },
         frames=[
-            ("03's GPT on four cores, 0.1 GB/s between them", {}),
+            ("03's GPT on four computers, 0.1 GB/s between them", {}),
             ("... one of them slower", {"slowest": 1.5}),
             ("1 billion weights, 8 GPUs, 450 GB/s", _preset(1, 1024, 8, 450.0)),
             ("... 1,024 GPUs, 50 GB/s, one of them slow", _preset(1, 1024, 1024, 50.0) | {"slowest": 1.5}),
@@ -285,8 +309,8 @@ def _say_step(parts, ranks, gain, busy, batch, dollars):
     waits = parts["network"] - parts["hidden"]
     price = parts["step"] * ranks / 3600 * dollars
     return (
-        f"A step takes {_time(parts['step'])}: {_time(parts['compute'])} of computing, then {_time(waits)} of waiting "
-        f"for the network. {ranks} ranks do {gain:.3g} times the work of one; {100 * (1 - busy):.0f} % of their time "
+        f"A step takes {_time(parts['step'])}: {_time(parts['gradient'] + parts['update'])} of computing, "
+        f"{_time(waits)} of waiting for the network. {ranks} ranks do {gain:.3g} times the work of one; {100 * (1 - busy):.0f} % of their time "
         f"is idle. A million windows cost ${1e6 * price / batch:,.2f}."
     )
 
@@ -408,7 +432,7 @@ def how_big():
         lines = {
             "parameters": _big(parameters),
             "tokens": _big(tokens),
-            "operations": f"{C:.2e}",
+            "FLOPs": f"{C:.2e}",
             "GPU hours": _big(hours),
             "time": _time(3600 * hours / gpus),
             "money": f"${_big(hours * price)}",
@@ -448,7 +472,7 @@ def how_big():
         ],
         alt="Left, predicted loss against the number of parameters at one compute, two U-shaped curves with "
         "their lowest points; a line marks the chosen size. Right, the numbers of the training: tokens, "
-        "operations, GPU hours, time, money, energy, best size.",
+        "FLOPs, GPU hours, time, money, energy, best size.",
     )
 
 
