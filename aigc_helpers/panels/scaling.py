@@ -127,7 +127,7 @@ def three_splits():
 
 
 def speed_curves(processor, clock):
-    """Figure: ms a step against the batch by two stopwatches, name -> (batches, measured, predicted or None)."""
+    """Figure: ms a step against the batch by two stopwatches, name -> (batches, measured, predicted, or None)."""
     fig, axes = plotting.figure(7.6, 2.9, ncols=2)
     styles = ((plotting.ORANGE, "o", "--"), (plotting.BLUE, "s", "-"), (plotting.BLUE, "x", ":"))
     for ax, title, found in zip(axes, ("processor time", "by the clock"), (processor, clock), strict=True):
