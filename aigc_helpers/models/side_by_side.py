@@ -47,7 +47,7 @@ LOG_2_PI = math.log(2 * math.pi)
 
 
 class Coupling(nn.Module):
-    """Points (N, 2) -> points (N, 2): a stays and moves b, eq. (4); then the two change places."""
+    """Points (N, 2) -> points (N, 2): a stays and moves b, eq. (6); then the two change places."""
 
     def __init__(self, hidden=64):
         super().__init__()
@@ -94,7 +94,7 @@ class Flow(nn.Module):
         return x, log_det
 
     def log_prob(self, x):
-        """log p(x) (N,) in nats, exactly: eq. (3)."""
+        """log p(x) (N,) in nats, exactly: eq. (5)."""
         z, log_det = self(x)
         return log_standard_normal(z) + log_det
 
@@ -111,7 +111,7 @@ def log_standard_normal(z):
 
 
 class BinnedModel(nn.Module):
-    """p(x1) p(x2 | x1) on bins of [-2.4, 2.4], uniform within a bin: eq. (5)."""
+    """p(x1) p(x2 | x1) on bins of [-2.4, 2.4], uniform within a bin: eq. (7)."""
 
     def __init__(self, num_bins=80, hidden=64):
         super().__init__()
@@ -283,7 +283,7 @@ def count_cells(points):
 
 
 def grid_kl(points, start=PSEUDO_COUNT):
-    """KL of the truth from a histogram of points (N, 2), in nats: eq. (6)."""
+    """KL of the truth from a histogram of points (N, 2), in nats: eq. (3)."""
     p = true_cells()
     q = count_cells(points) + start
     return torch.xlogy(p, p / (q / q.sum())).sum().item()  # x log y, and 0 where x is 0

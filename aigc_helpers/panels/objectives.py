@@ -208,7 +208,7 @@ def writing_race(lines, real):
         for temperature, x, y in zip(temperatures, entropies, nats, strict=True):
             ax.annotate(f"{temperature:g}", (x, y), (6, 3), textcoords="offset points", fontsize=8.5)
     ax.scatter(*real, marker="*", s=130, color=plotting.INK, zorder=3, label="unseen text")
-    ax.set(xlabel="entropy of the letters, nats", ylabel="judge's nats per letter")
+    ax.set(xlabel="entropy of the letters, nats", ylabel="log generative perplexity (judge's nats)")
     ax.legend(loc="upper left", fontsize=8.5)
     return fig
 

@@ -5,6 +5,7 @@ three_answers(...)   a policy over three answers, and where the gradient pushes 
 spreads(...)         estimates of a gradient with and without a baseline
 clip_curves(...)     the clipped objective against the ratio
 learning_curves(...) what changed in training, update by update
+paid_and_right(...)  a reward that climbs while right answers fall
 reach_curves(...)    pass@k against k, before and after
 spending(...)        right answers against the tokens written for them
 answer(...)          your own sum, answered before and after reward, token by token
@@ -211,6 +212,17 @@ def learning_curves(log):
     return fig
 
 
+def paid_and_right(log):
+    """Figure: the mean reward, and the share of right answers, update by update."""
+    fig, (left, right) = plotting.figure(8.0, 2.6, ncols=2)
+    updates = range(1, len(log) + 1)
+    left.plot(updates, [found["rewarded"] for found in log], color=plotting.ORANGE)
+    left.set(xlabel="update", title="what is paid for: mean reward", ylim=(0, None))
+    right.plot(updates, [found["right"] for found in log], color=plotting.GREEN)
+    right.set(xlabel="update", title="what was meant: share of right answers", ylim=(-0.02, 1.02))
+    return fig
+
+
 def reach_curves(curves):
     """Figure: for each name, pass@k against k on a logarithmic axis."""
     fig, ax = plotting.figure(6.4, 2.9)
@@ -225,6 +237,13 @@ def reach_curves(curves):
     return fig
 
 
+BESIDE = {  # where a name stands that would run into another above its point
+    "before: draw until one shows working": ((12, -17), "right"),
+    "before: 8, oracle": ((7, -5), "left"),
+    "before: 32, vote": ((0, -15), "center"),
+}
+
+
 def spending(rows):
     """Figure: for each row its share of right answers against the tokens a question that it took."""
     fig, ax = plotting.figure(7.2, 3.1)
@@ -232,9 +251,8 @@ def spending(rows):
         colour = plotting.BLUE if name.startswith("after") else plotting.ORANGE
         x, y = row["tokens a question"], row["right"]
         ax.plot([x], [y], "s" if name.startswith("after") else "o", color=colour, markersize=7)
-        below = name in ("before: draw until one works", "before: 8, oracle", "before: 32, vote")
-        drop = {"before: 8, oracle": -26}.get(name, -13 if below else 8)
-        ax.annotate(name, (x, y), (0, drop), textcoords="offset points", ha="center", fontsize=9)
+        shift, side = BESIDE.get(name, ((0, 8), "center"))
+        ax.annotate(name, (x, y), shift, textcoords="offset points", ha=side, fontsize=9)
     ax.set_xscale("log", base=2)
     ax.set_xticks([8, 16, 32, 64, 128, 256, 512], ["8", "16", "32", "64", "128", "256", "512"])
     ax.set(xlim=(7, 900), ylim=(-0.03, 1.12), xlabel="tokens a question", ylabel="right")
@@ -626,7 +644,9 @@ def _draw_log(ax, log, at):
     updates = range(1, len(log) + 1)
     for name, (colour, dash) in styles.items():
         values = [found[name] for found in log]
-        ax.plot(updates, values, color=colour, linestyle=dash, label=name)
+        wide = 4.0 if name == "rewarded" else 1.8
+        look = {"color": colour, "linestyle": "-" if name == "rewarded" else dash, "linewidth": wide}
+        ax.plot(updates, values, label=name, alpha=0.45 if name == "rewarded" else 1.0, **look)
     if at:
         ax.axvline(at, color=plotting.GREY, linewidth=0.8)
     ax.set(xlim=(0, max(40, len(log))), ylim=(-0.03, 1.05))

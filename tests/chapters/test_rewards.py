@@ -384,10 +384,17 @@ def test_the_open_exercise_takes_the_solution_and_refuses_the_start():
     assert_marked(NAME, ANSWERS, only_open=True)
 
 
+AGREES = (
+    "def my_verifier(question, text):\n"
+    "    *steps, end = text.split(',')\n"
+    "    return count_wrong_steps(text) == 0 and (not steps or steps[-1][-1] == end[-1])\n"
+)
 ANSWERS = {
     1: (
-        "advantages_by_hand = [-0.25, -0.25, 0.75, -0.25]",
-        "advantages_by_hand = [0.0, 0.0, 1.0, 0.0]",
+        AGREES + 'breeds = "bare digits"\n',
+        AGREES + 'breeds = "working"\n',
+        "my_verifier = is_right\nbreeds = 'working'\n",
+        "my_verifier = no_false_step\nbreeds = 'bare digits'\n",
     ),
     2: (
         "def leave_one_out(rewards):\n"
@@ -396,8 +403,9 @@ ANSWERS = {
         "def leave_one_out(rewards):\n    return group_advantages(rewards)\n",
     ),
     3: (
-        "def silent_share(p, G):\n    return p**G + (1 - p) ** G\n",
-        "def silent_share(p, G):\n    return p**G\n",
+        "def silent_share(p, G):\n    return (p**G + (1 - p) ** G).mean()\nat_the_mean = 'too small'\n",
+        "def silent_share(p, G):\n    return (p**G + (1 - p) ** G).mean()\nat_the_mean = 'too large'\n",
+        "def silent_share(p, G):\n    return p.mean()**G + (1 - p.mean()) ** G\nat_the_mean = 'too small'\n",
     ),
     4: (
         "def clipped_loss(policy, tokens, is_answer, advantages, old_log_probs):\n"

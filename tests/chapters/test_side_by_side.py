@@ -242,6 +242,7 @@ MY_FAULTS = [
     page("eq. (1): no root", "math.sqrt(p * (1 - p) / n)", "p * (1 - p) / n"),
     page("eq. (1): the plain share", "p = (count + 1) / (n + 2)", "p = count / n"),
     page("three seeds: one side only", "max(first) == 2 or min(first) == 3", "max(first) == 2"),
+    page("three seeds: the first ahead, counted either way round", "in_front = [max(first) == 2 for", "in_front = [max(first) == 2 or min(first) > 2 for"),
     page("eq. (2): one mean is exact", "(2 * trace / 100)", "(trace / 100)"),
     page("eq. (13): the angle turned round", "torch.sin((1 - t) * angle)", "torch.sin((1 + t) * angle)"),
     page(
@@ -573,16 +574,16 @@ def test_the_pictures_of_the_plane_can_be_read_and_mark_what_lies_between():
 
 
 TRUTH_FAULTS = [
-    page("eq. (3): stretched in place of shrunk", "by_rule = normal.log_prob(x.mean() / 3) + math.log(1 / 3)", "by_rule = normal.log_prob(x.mean() / 3) + math.log(3)"),
-    page("eq. (4): the scale is s itself", "return torch.stack([a, b * math.exp(0.2) - 0.3])", "return torch.stack([a, b * 0.2 - 0.3])"),
+    page("eq. (5): stretched in place of shrunk", "by_rule = normal.log_prob(x.mean() / 3) + math.log(1 / 3)", "by_rule = normal.log_prob(x.mean() / 3) + math.log(3)"),
+    page("eq. (6): the scale is s itself", "return torch.stack([a, b * math.exp(0.2) - 0.3])", "return torch.stack([a, b * 0.2 - 0.3])"),
     page("a flow subtracts what it stretches", "return log_standard_normal(z) + log_det", "return log_standard_normal(z) - log_det"),
     page("a flow counts its last layer alone", "log_det = log_det + s", "log_det = 0 * log_det + s"),
     page("a coupling layer goes back without the shift", "(moved - t) * (-s).exp()", "(moved - 0 * t) * (-s).exp()"),
     page("a coupling layer never changes places", "return torch.stack([b * s.exp() + t, a], dim=1), s", "return torch.stack([a, b * s.exp() + t], dim=1), s"),
-    page("eq. (5): divided by one width", "log_first + log_second - 2 * math.log(self.bin_width)", "log_first + log_second - math.log(self.bin_width)"),
-    page("eq. (5): the second bin does not see the first", "log_second = self.second(bins[:, 0])", "log_second = self.second(0 * bins[:, 0])", "test_the_binned_model_draws_from_the_density_that_it_states"),
-    page("eq. (6): the shares do not add up to 1", "p / (q / q.sum())).sum().item()", "p / (q / len(points))).sum().item()"),
-    page("eq. (6): the grid's axes are exchanged", "index[:, 0] * PLANE_CELLS + index[:, 1]", "index[:, 1] * PLANE_CELLS + index[:, 0]", "test_the_grids_cells_hold_the_truths_probability_where_its_points_fall"),
+    page("eq. (7): divided by one width", "log_first + log_second - 2 * math.log(self.bin_width)", "log_first + log_second - math.log(self.bin_width)"),
+    page("eq. (7): the second bin does not see the first", "log_second = self.second(bins[:, 0])", "log_second = self.second(0 * bins[:, 0])", "test_the_binned_model_draws_from_the_density_that_it_states"),
+    page("eq. (3): the shares do not add up to 1", "p / (q / q.sum())).sum().item()", "p / (q / len(points))).sum().item()"),
+    page("eq. (3): the grid's axes are exchanged", "index[:, 0] * PLANE_CELLS + index[:, 1]", "index[:, 1] * PLANE_CELLS + index[:, 0]", "test_the_grids_cells_hold_the_truths_probability_where_its_points_fall"),
     page("the modes' neighbourhoods are twice as wide", "PLANE_NEAR = 4 * TRUTH_WIDTH", "PLANE_NEAR = 8 * TRUTH_WIDTH", "test_shares_are_counted_within_four_widths_of_a_centre"),
     page("long gradients pass", 'opt.param_groups[0]["params"], PLANE_CLIP)', 'opt.param_groups[0]["params"], 1e9 * PLANE_CLIP)', "test_a_long_gradient_is_cut_to_length_one_and_a_short_one_is_not"),
     page("the VAE's bound forgets its encoder", "return (log_joint - log_q).logsumexp", "return (log_joint - 0 * log_q).logsumexp", "test_the_vaes_bound_is_below_log_p_and_comes_near_it"),
@@ -757,8 +758,12 @@ DIGITS_FAULTS = [
     ),
     page("a pixel sees itself", "logits = tiny_gpt(tokens[:, :-1])", "logits = tiny_gpt(tokens[:, 1:])"),
     page("the integral without its width", ".exp() * (grid[1] - grid[0])", ".exp() * (0 * grid[1] + 0.01)"),
-    page("the bound with its sign turned", "sums[K] = bound.exp()", "sums[K] = (-bound).exp()"),
-    page("the mixture takes the model ten times as often", "[math.log(0.01) - model_nats", "[math.log(0.1) - model_nats"),
+    page("the bound with its sign turned", "total = bounds[K].exp()", "total = (-bounds[K]).exp()"),
+    page("bounds of other pictures, which add up to the same", "bounds[K] = repeated.mean(dim=0)  ", "bounds[K] = repeated.mean(dim=0).flip(0)  "),
+    page("the integral over half of z", "grid = torch.linspace(-6, 6, 2001)[:, None]", "grid = torch.linspace(0, 12, 2001)[:, None]"),
+    page("the mixture takes the model ten times as often", "[math.log(0.01) - nats", "[math.log(0.1) - nats"),
+    page("the mixture is noise alone", "[math.log(0.01) - nats", "[-1e9 - nats"),
+    page("the mixture's weights are exchanged", "[math.log(0.01) - nats, torch.tensor(math.log(0.99)", "[math.log(0.99) - nats, torch.tensor(math.log(0.01)"),
     page("copies seen the wrong way round", "is_nearer = to_training < to_others", "is_nearer = to_training > to_others"),
     page("each sample an answer of its own", "counts.square().sum().sqrt()", "counts.sum().sqrt()"),
     page("both sets' digits share their numbers", "len(training) + which_others)", "which_others)"),
@@ -784,7 +789,9 @@ def test_the_open_exercise_takes_the_solution_and_refuses_the_usual_vae():
     assert_marked(NAME, ANSWERS, only_open=True)
 
 
-MAP = ("GAN", "VAE", "GAN", "VAE", "VAE", "GAN", "diffusion", "GPT over codes")
+OPEN = ("undecided",) * 4
+MAP = ("GAN", "VAE", "GAN", "VAE", *OPEN)
+TOO_SURE = ("GAN", "VAE", "GAN", "VAE", "VAE", "GAN", "diffusion", "GPT over codes")
 CHEATS = """def cheat(n):
     images = to_signed(test_digits.images[:200]).reshape(-1, 1, 28, 28)
     seen = judge.net.features(images).detach()
@@ -801,6 +808,8 @@ ANSWERS = {
         f"my_map = dict(zip(my_map, {MAP}))",
         'my_map = dict.fromkeys(my_map, "GPT over codes")',
         'my_map = dict.fromkeys(my_map, "VAE")',
+        f"my_map = dict(zip(my_map, {TOO_SURE}))",
+        f"my_map = dict(zip(my_map, {('GAN', 'VAE', 'VAE', 'VAE', *OPEN)}))",
     ),
     2: (
         "def fakes_needed(p, d):\n    return 15.68 * p * (1 - p) / d**2\n",

@@ -1,10 +1,14 @@
-"""Chapter 03c's kept network fills gaps in ten ways, three noise seeds.
+"""Chapter 03c's kept network fills gaps by count or by threshold, three noise seeds.
 
-48 validation windows of 64 characters, half of each hidden (the same gaps for all): the share of hidden letters
-that come back right, the share of words that occur in the training text, and evaluations a window.
+48 validation windows of 64 characters, half of each hidden (the same gaps for all): the share of hidden
+letters that come back right, the share of words of four letters or more that occur in the training
+text, the entropy of the letters that were filled in, and evaluations a window.
 """
 
 from __future__ import annotations
+
+import math
+import statistics
 
 import torch
 
@@ -13,22 +17,19 @@ from aigc_helpers.models.objectives import unmask, unmask_sure, words_of
 from aigc_helpers.weights import load_model
 
 from ..book import NotebookError
-from ..experimenting import mean_and_range
+from ..experimenting import summarize
+from .masked_steps import share_known
 
 SEEDS = (0, 1, 2)
 NUM_WINDOWS = 48
 ONE = 64  # as many evaluations as there are positions: one gap at a time
-SAMPLERS = {  # name -> evaluations or threshold, order, temperature
-    "drawn: random order, 1 evaluation": (1, "random", 1.0),
-    "drawn: random order, 4 evaluations": (4, "random", 1.0),
-    "drawn: random order, one at a time": (ONE, "random", 1.0),
-    "drawn: surest first, 24 evaluations": (24, "surest first", 1.0),
-    "drawn: surest first, one at a time": (ONE, "surest first", 1.0),
-    "drawn: all above 0.9 at once": (0.9, None, 1.0),
-    "drawn: all above 0.6 at once": (0.6, None, 1.0),
-    "likeliest: surest first, one at a time": (ONE, "surest first", 0.0),
-    "likeliest: all above 0.9 at once": (0.9, None, 0.0),
-    "likeliest: all above 0.6 at once": (0.6, None, 0.0),
+FEW = (4, 8, 16, 24, ONE)
+SAMPLERS = {  # how letters are taken, the order, evaluations -> the same or a threshold, order, temperature
+    **{("drawn", "random order", K): (K, "random", 1.0) for K in (1, 4, ONE)},
+    **{("drawn", "surest first", K): (K, "surest first", 1.0) for K in FEW},
+    **{("drawn", f"all above {p} at once", None): (p, None, 1.0) for p in (0.3, 0.6)},
+    **{("likeliest", "surest first", K): (K, "surest first", 0.0) for K in (1, *FEW)},
+    **{("likeliest", f"all above {p} at once", None): (p, None, 0.0) for p in (0.3, 0.6, 0.9)},
 }
 
 
@@ -45,14 +46,21 @@ def run(progress):
     gaps = torch.where(hidden, model.mask, x)
 
     def score(text, evaluations):
-        words = []
-        for row in text:
-            words += words_of(characters.decode(row))
-        real = sum(word in known for word in words) / max(1, len(words))
-        return (text == x)[hidden].float().mean().item(), real, evaluations
+        real, num_words = share_known([characters.decode(row) for row in text], known)
+        p = text[hidden].bincount(minlength=len(characters)) / hidden.sum()
+        right = [(a == b)[gap].float().mean().item() for a, b, gap in zip(text, x, hidden, strict=True)]
+        return {
+            "letters right": (text == x)[hidden].float().mean().item(),
+            "± letters": statistics.stdev(right) / math.sqrt(len(right)),
+            "real words": real,
+            "± words": math.sqrt(real * (1 - real) / num_words),
+            "entropy": -(p * p.clamp_min(1e-12).log()).sum().item(),
+            "evaluations": evaluations,
+        }
 
     rows = {}
-    for name, (setting, ordering, temperature) in SAMPLERS.items():
+    for (taken, way, number), (setting, ordering, temperature) in SAMPLERS.items():
+        name = f"{taken}: {way}{_how_many(number)}"
         found = []
         for seed in SEEDS if temperature else SEEDS[:1]:  # nothing is drawn at temperature 0
             random = torch.Generator().manual_seed(seed)
@@ -71,12 +79,24 @@ def run(progress):
     return rows
 
 
+def _how_many(number):
+    if number is None:
+        return ""
+    if number == ONE:
+        return ", one at a time"
+    return f", {number} evaluation{'s' if number > 1 else ''}"
+
+
 def _row(found):
-    """Mean (lowest to highest), or the number alone where nothing was drawn."""
-    rights, reals, evaluations = zip(*found, strict=True)
-    shown = mean_and_range if len(found) > 1 else lambda values, digits: f"{values[0]:.{digits}f}"
-    return {
-        "letters right": shown(rights, 3),
-        "real words": shown(reals, 3),
-        "evaluations": f"{sum(evaluations) / len(evaluations):.1f}",
-    }
+    """Mean (lowest to highest); where nothing was drawn, the number with its standard error."""
+    first = found[0]
+    evaluations = statistics.mean(one["evaluations"] for one in found)
+    if len(found) > 1:
+        row = summarize(found, {"letters right": 3, "real words": 3, "entropy": 2})
+    else:
+        row = {
+            "letters right": f"{first['letters right']:.3f} ± {first['± letters']:.3f}",
+            "real words": f"{first['real words']:.3f} ± {first['± words']:.3f}",
+            "entropy": f"{first['entropy']:.2f}",
+        }
+    return row | {"NFE": f"{evaluations:.1f}"}

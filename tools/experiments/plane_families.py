@@ -3,7 +3,7 @@
 Each family of chapter 06 trains on the same 200,000 points of the truth for four seconds of one
 processor core, the fall of its learning rate included: so many steps as fit in at the speed of its
 first few hundred steps. Gradients are clipped to length 1. Tuning: three learning rates, at seed 9,
-by the KL of eq. (6); the best is kept. R1, batch size and networks were not tuned. One row more:
+by the KL of eq. (3); the best is kept. R1, batch size and networks were not tuned. One row more:
 the flow, one seed, with five times the steps. Scored with 20,000 samples; nats and energy
 distance against 2,000 and 5,000 held-out points, the same for all. The floor is 20,000 points of
 the truth. Not equal: weights, and steps.
@@ -75,7 +75,7 @@ def race(family, points, held_out, num_steps, seed):
     drawn = draw_plane(family, model, 20_000, torch.Generator().manual_seed(seed))
     drawing = 1000 * (time.process_time() - began) / 20
     score = score_plane(family, model, held_out, seed)
-    other = side_by_side.grid_kl(drawn, start=1.0)  # eq. (6), each cell with a whole point
+    other = side_by_side.grid_kl(drawn, start=1.0)  # eq. (3), each cell with a whole point
     return score | {"KL of 1": other, "seconds": seconds, "drawing": drawing}
 
 
