@@ -127,17 +127,18 @@ def three_splits():
 
 
 def speed_curves(processor, clock):
-    """Figure: ms a step against the batch by two stopwatches, name -> (batches, measured, predicted)."""
+    """Figure: ms a step against the batch by two stopwatches, name -> (batches, measured, predicted, or None)."""
     fig, axes = plotting.figure(7.6, 2.9, ncols=2)
-    styles = ((plotting.ORANGE, "o", "--"), (plotting.BLUE, "s", "-"))
+    styles = ((plotting.ORANGE, "o", "--"), (plotting.BLUE, "s", "-"), (plotting.BLUE, "x", ":"))
     for ax, title, found in zip(axes, ("processor time", "by the clock"), (processor, clock), strict=True):
-        for (colour, mark, dash), (name, (batches, measured, predicted)) in zip(styles, found.items(), strict=True):
-            ax.plot(batches, measured, mark, color=colour, label=f"{name}, measured")
-            ax.plot(batches, predicted, dash, color=colour, label="the formula")
+        for (colour, mark, dash), (name, (batches, measured, predicted)) in zip(styles, found.items(), strict=False):
+            ax.plot(batches, measured, mark, color=colour, label=name)
+            if predicted is not None:
+                ax.plot(batches, predicted, dash, color=colour, label="the formula")
         ax.set(xlabel="batch, windows", ylabel="ms a step", ylim=(0, None), xlim=(0, None))
         ax.set_title(title, fontsize=10)
-    axes[0].set_ylim(0, 1.8 * axes[0].get_ylim()[1])  # room for the legend
-    axes[0].legend(loc="upper left", fontsize=9)
+        ax.set_ylim(0, 1.9 * ax.get_ylim()[1])  # room for the legend
+        ax.legend(loc="upper left", fontsize=9)
     return fig
 
 
