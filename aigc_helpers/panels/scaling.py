@@ -203,7 +203,7 @@ def _settings(kind, batch, ranks, bandwidth, slowest, overlap):
 
 
 def _draw_rank(ax, y, parts, pace):
-    """One row of the picture of ranks and time: what a rank computes, at `pace` of the slowest, below it what it sends."""
+    """One row of the picture of ranks and time: what a rank computes (at `pace` of the slowest), below it its sending."""
     forward = parts["gradient"] * pace / 3
     sent = parts["step"] - parts["update"]
     ax.broken_barh([(0, parts["step"])], (y - 0.08, 0.44), color=IDLE)
@@ -311,8 +311,8 @@ def _say_step(parts, ranks, gain, busy, batch, dollars):
     price = parts["step"] * ranks / 3600 * dollars
     return (
         f"A step takes {_time(parts['step'])}: {_time(parts['gradient'] + parts['update'])} of computing, "
-        f"{_time(waits)} of waiting for the network. {ranks} ranks do {gain:.3g} times the work of one; {100 * (1 - busy):.0f} % of their time "
-        f"is idle. A million windows cost ${1e6 * price / batch:,.2f}."
+        f"{_time(waits)} of waiting for the network. {ranks} ranks do {gain:.3g} times the work of one; "
+        f"{100 * (1 - busy):.0f} % of their time is idle. A million windows cost ${1e6 * price / batch:,.2f}."
     )
 
 
