@@ -203,7 +203,7 @@ def _settings(kind, batch, ranks, bandwidth, slowest, overlap):
 
 
 def _draw_rank(ax, y, parts, pace):
-    """One row of the picture of ranks and time: what a rank computes (at `pace` of the slowest), below it its sending."""
+    """One row of the picture: what a rank computes (at `pace` of the slowest rank), below it what it sends."""
     forward = parts["gradient"] * pace / 3
     sent = parts["step"] - parts["update"]
     ax.broken_barh([(0, parts["step"])], (y - 0.08, 0.44), color=IDLE)
