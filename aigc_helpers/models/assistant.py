@@ -27,7 +27,7 @@ def make_gpt():
     """A network for the alphabet of `tasks`, untrained: 0.84 million weights."""
     model = ModernGPT(tasks.VOCAB, tasks.CONTEXT, extra=PreviousTokens(tasks.VOCAB, 128))
     for table in model.extra.tables:
-        nn.init.normal_(table.weight, std=0.3)                 # quieter than the token's own
+        nn.init.normal_(table.weight, std=0.3)                 # smaller than its own
     return model
 
 
@@ -88,8 +88,39 @@ def tune(model, chats, num_steps, seed=0, plays=None):
     return model.eval()
 
 
+def pair_loss(chosen, rejected):
+    """-log of eq. (3), nats, the mean over pairs, from rewards (N,) of chosen and rejected."""
+    return -F.logsigmoid(chosen - rejected).mean()         # log σ(u), safe for large |u|
+
+
+def best_policy(reference, reward, beta):
+    """Eq. (5): probabilities (..., n) from those of the reference and the rewards (..., n)."""
+    require_number("best_policy", "beta", beta, above=0)
+    return (reference.log() + reward / beta).softmax(dim=-1)
+
+
+def objective(policy, reference, reward, beta):
+    """Eq. (4) for probabilities (n,) and rewards (n,): one number."""
+    kl = (policy * (policy.log() - reference.log())).sum()
+    return (policy * reward).sum() - beta * kl
+
+
+def dpo_loss(chosen, rejected, chosen_ref, rejected_ref, beta):
+    """Eq. (6), nats, the mean over pairs, from log-probabilities (N,) of whole answers."""
+    require_number("dpo_loss", "beta", beta, above=0)
+    margin = (chosen - chosen_ref) - (rejected - rejected_ref)
+    return -F.logsigmoid(beta * margin).mean()
+
+
+def answer_log_prob(model, tokens, is_answer):
+    """log π(y|x), nats (N,): a sum over each row's answer, of tokens (N, T), is_answer (N, T)."""
+    log_p = model(tokens[:, :-1]).log_softmax(dim=-1)
+    of_tokens = log_p.gather(-1, tokens[:, 1:, None])[..., 0]
+    return (of_tokens * is_answer[:, 1:]).sum(dim=1)
+
+
 class LoRA(nn.Module):
-    """A linear layer, frozen, with a low-rank correction beside it: eq. (2). `on` switches it."""
+    """A linear layer, frozen, with a low-rank correction beside it: eq. (8). `on` switches it."""
 
     def __init__(self, layer, rank=8, scale=2.0):
         super().__init__()
@@ -131,37 +162,6 @@ def adapt(model, rank=8):
         lora.down.requires_grad_(True)
         lora.up.requires_grad_(True)
     return loras
-
-
-def pair_loss(chosen, rejected):
-    """-log of eq. (3), nats, the mean over pairs, from rewards (N,) of chosen and rejected."""
-    return -F.logsigmoid(chosen - rejected).mean()         # log σ(u), safe for large |u|
-
-
-def best_policy(reference, reward, beta):
-    """Eq. (5): probabilities (..., n) from those of the reference and the rewards (..., n)."""
-    require_number("best_policy", "beta", beta, above=0)
-    return (reference.log() + reward / beta).softmax(dim=-1)
-
-
-def objective(policy, reference, reward, beta):
-    """Eq. (4) for probabilities (n,) and rewards (n,): one number."""
-    kl = (policy * (policy.log() - reference.log())).sum()
-    return (policy * reward).sum() - beta * kl
-
-
-def dpo_loss(chosen, rejected, chosen_ref, rejected_ref, beta):
-    """Eq. (6), nats, the mean over pairs, from log-probabilities (N,) of whole answers."""
-    require_number("dpo_loss", "beta", beta, above=0)
-    margin = (chosen - chosen_ref) - (rejected - rejected_ref)
-    return -F.logsigmoid(beta * margin).mean()
-
-
-def answer_log_prob(model, tokens, is_answer):
-    """log π(y|x), nats (N,): a sum over each row's answer, of tokens (N, T), is_answer (N, T)."""
-    log_p = model(tokens[:, :-1]).log_softmax(dim=-1)
-    of_tokens = log_p.gather(-1, tokens[:, 1:, None])[..., 0]
-    return (of_tokens * is_answer[:, 1:]).sum(dim=1)
 
 
 @torch.no_grad()

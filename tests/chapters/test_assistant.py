@@ -463,8 +463,8 @@ FAULTS = [
         "for place, row in zip(range(len(places)), written",
         "test_questions_of_different_lengths_are_answered_in_their_order",
     ),
-    page("eq. (2): the scale is left out", "self.layer.weight + self.scale * self.up", "self.layer.weight + self.up"),
-    page("eq. (2): both thin matrices start at random", "torch.zeros(layer.out_features, rank)", "torch.randn(layer.out_features, rank)"),
+    page("eq. (8): the scale is left out", "self.layer.weight + self.scale * self.up", "self.layer.weight + self.up"),
+    page("eq. (8): both thin matrices start at random", "torch.zeros(layer.out_features, rank)", "torch.randn(layer.out_features, rank)"),
     page(
         "a LoRA that is off stays on",
         "@ self.up.T if self.on else out",
