@@ -441,4 +441,5 @@ def test_the_program_that_the_page_shows_in_one_piece_trains_and_goes_on(tmp_pat
         assert [int(step) for step, _ in lines] == list(range(first, 61))
         losses.append([loss for _, loss in lines])
     assert losses[1] == losses[0][50:]  # with dropout, and in the middle of an epoch
-    assert [path.name for path in (tmp_path / "runs" / "min").iterdir()] == ["step_000050"]
+    assert sorted(path.name for path in (tmp_path / "runs" / "min").iterdir()) == ["model.pt", "step_000050"]
+    assert set(torch.load(tmp_path / "runs" / "min" / "model.pt")) == {"0.weight", "0.bias", "3.weight", "3.bias"}

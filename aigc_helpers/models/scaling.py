@@ -189,9 +189,9 @@ def gradient_by_ddp(batch):
     return gradient_of(model, my_rows(batch))
 
 
-def train_with_adamw(model, batches):
+def train_with_adamw(model, batches, eps=1e-5):
     """One step of AdamW on each of batches (steps, B, T + 1); returns the optimiser."""
-    opt = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-5)
+    opt = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=eps)
     for batch in batches:
         loss = next_token_loss(model, batch)
         opt.zero_grad()
@@ -207,13 +207,13 @@ def flat_weights(model):
     return torch.cat([weight.flatten() for weight in whole])
 
 
-def train_with_fsdp(batches):
+def train_with_fsdp(batches, eps=1e-5):
     """(all weights after training, how many numbers of the optimizer state this rank has kept)."""
     model = make_tiny_gpt()
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for part in [*model.blocks, model]:
         fully_shard(part, mesh=mesh)
-    opt = train_with_adamw(model, [my_rows(batch) for batch in batches])
+    opt = train_with_adamw(model, [my_rows(batch) for batch in batches], eps)
     averages = [state["exp_avg"].to_local() for state in opt.state.values()]
     return flat_weights(model), 2 * sum(average.numel() for average in averages)
 

@@ -127,17 +127,18 @@ def three_splits():
 
 
 def speed_curves(processor, clock):
-    """Figure: ms a step against the batch by two stopwatches, name -> (batches, measured, predicted)."""
+    """Figure: ms a step against the batch by two stopwatches, name -> (batches, measured, predicted, or None)."""
     fig, axes = plotting.figure(7.6, 2.9, ncols=2)
-    styles = ((plotting.ORANGE, "o", "--"), (plotting.BLUE, "s", "-"))
+    styles = ((plotting.ORANGE, "o", "--"), (plotting.BLUE, "s", "-"), (plotting.BLUE, "x", ":"))
     for ax, title, found in zip(axes, ("processor time", "by the clock"), (processor, clock), strict=True):
-        for (colour, mark, dash), (name, (batches, measured, predicted)) in zip(styles, found.items(), strict=True):
-            ax.plot(batches, measured, mark, color=colour, label=f"{name}, measured")
-            ax.plot(batches, predicted, dash, color=colour, label="the formula")
+        for (colour, mark, dash), (name, (batches, measured, predicted)) in zip(styles, found.items(), strict=False):
+            ax.plot(batches, measured, mark, color=colour, label=name)
+            if predicted is not None:
+                ax.plot(batches, predicted, dash, color=colour, label="the formula")
         ax.set(xlabel="batch, windows", ylabel="ms a step", ylim=(0, None), xlim=(0, None))
         ax.set_title(title, fontsize=10)
-    axes[0].set_ylim(0, 1.8 * axes[0].get_ylim()[1])  # room for the legend
-    axes[0].legend(loc="upper left", fontsize=9)
+        ax.set_ylim(0, 1.9 * ax.get_ylim()[1])  # room for the legend
+        ax.legend(loc="upper left", fontsize=9)
     return fig
 
 
@@ -202,7 +203,7 @@ def _settings(kind, batch, ranks, bandwidth, slowest, overlap):
 
 
 def _draw_rank(ax, y, parts, pace):
-    """One row of the picture of ranks and time: what a rank computes, at `pace` of the slowest, below it what it sends."""
+    """One row of the picture: what a rank computes (at `pace` of the slowest rank), below it what it sends."""
     forward = parts["gradient"] * pace / 3
     sent = parts["step"] - parts["update"]
     ax.broken_barh([(0, parts["step"])], (y - 0.08, 0.44), color=IDLE)
@@ -310,8 +311,8 @@ def _say_step(parts, ranks, gain, busy, batch, dollars):
     price = parts["step"] * ranks / 3600 * dollars
     return (
         f"A step takes {_time(parts['step'])}: {_time(parts['gradient'] + parts['update'])} of computing, "
-        f"{_time(waits)} of waiting for the network. {ranks} ranks do {gain:.3g} times the work of one; {100 * (1 - busy):.0f} % of their time "
-        f"is idle. A million windows cost ${1e6 * price / batch:,.2f}."
+        f"{_time(waits)} of waiting for the network. {ranks} ranks do {gain:.3g} times the work of one; "
+        f"{100 * (1 - busy):.0f} % of their time is idle. A million windows cost ${1e6 * price / batch:,.2f}."
     )
 
 

@@ -215,8 +215,9 @@ def test_a_move_is_answered_at_once():
 def test_pictures_are_readable():
     check_drawing(panels.scaling.three_splits)
     check_drawing(partial(panels.scaling.loss_curves, 5.76e23))
-    points = {"1 process": ([4, 8], [1, 2], [1, 2]), "2 processes": ([4, 8], [0.6, 1.2], [0.5, 1])}
-    check_drawing(partial(panels.scaling.speed_curves, points, points))
+    points = {"1 process": ([4, 8], [1, 2], [1, 2]), "2 processes, DDP": ([4, 8], [0.6, 1.2], [0.5, 1])}
+    control = {"2 processes, nothing sent": ([4, 8], [0.5, 1], None)}
+    check_drawing(partial(panels.scaling.speed_curves, points | control, points))
     calm = {step: 1 + 1 / step for step in range(1, 241)}
     killed = {step: calm[step] for step in range(1, 151)}
     resumed = {step: calm[step] for step in range(121, 241)}
@@ -477,8 +478,8 @@ FAULTS = [
     ),
     page(
         "FSDP: the same rows on every rank",
-        "train_with_adamw(model, [my_rows(batch) for batch in batches])",
-        "train_with_adamw(model, [batch[:4] for batch in batches])",
+        "train_with_adamw(model, [my_rows(batch) for batch in batches], eps)",
+        "train_with_adamw(model, [batch[:4] for batch in batches], eps)",
     ),
     page(
         "tensor parallel: rows for columns",
