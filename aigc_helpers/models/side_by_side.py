@@ -173,7 +173,7 @@ PLANE_RATES = {
     "diffusion": 27e-3,
 }
 PLANE_BATCH = 256
-PLANE_CLIP = 1.0  # the longest step that a gradient may ask for
+PLANE_CLIP = 1.0  # the longest gradient that is let through
 STRAIGHT = make_schedule("rectified flow")
 
 
