@@ -789,7 +789,7 @@ def test_the_open_exercise_takes_the_solution_and_refuses_the_usual_vae():
     assert_marked(NAME, ANSWERS, only_open=True)
 
 
-OPEN = ("undecided",) * 4
+OPEN = ("undecided", "undecided", "GAN", "undecided")
 MAP = ("GAN", "VAE", "GAN", "VAE", *OPEN)
 TOO_SURE = ("GAN", "VAE", "GAN", "VAE", "VAE", "GAN", "diffusion", "GPT over codes")
 CHEATS = """def cheat(n):
@@ -809,6 +809,7 @@ ANSWERS = {
         'my_map = dict.fromkeys(my_map, "GPT over codes")',
         'my_map = dict.fromkeys(my_map, "VAE")',
         f"my_map = dict(zip(my_map, {TOO_SURE}))",
+        f"my_map = dict(zip(my_map, {(*MAP[:6], 'undecided', 'undecided')}))",
         f"my_map = dict(zip(my_map, {('GAN', 'VAE', 'VAE', 'VAE', *OPEN)}))",
     ),
     2: (

@@ -6,7 +6,7 @@ same drawing noise and judge, n = 2,000. "right digit": the share that the judge
 digit asked for. "conditional GAN": 01b's networks and losses (pairs, R1 in every eighth step) at its rate of
 0.001. "conditional VAE": the race's VAE whose decoder is told the label beside z (its encoder is not), at
 the race's rate of 0.004. Neither was tuned for this; the GPT and the diffusion were for the race without labels.
-(The seconds on file are those of the scoring; the trainings were kept from an earlier run.)
+(The seconds on file are those of the scoring; the trainings were kept from earlier runs.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..experimenting import count_weights, take_step
 from . import side_by_side
 from .side_by_side import LABEL_SECONDS, NUM, Family, as_bytes, kept_part
 
-SEEDS = (0,)
+SEEDS = (0, 1, 2)
 
 
 def run(progress):
