@@ -159,6 +159,23 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, capsys):
     assert_same_run(tmp_path / "whole", tmp_path / "full")
 
 
+def test_a_checkpoint_is_saved_again_over_one_of_the_same_name(tmp_path):
+    model = torch.nn.Linear(3, 2)
+    opt = torch.optim.AdamW(model.parameters())
+    folder = tmp_path / "half-way"
+    for value in (1.0, 2.0):  # as when its cell is run twice
+        torch.nn.init.constant_(model.weight, value)
+        scaling.save_checkpoint(folder, model, [opt])
+    (tmp_path / "half-way.old").mkdir()  # what a kill between the two renames may leave
+    (tmp_path / "half-way.old" / "rest").write_text("")
+    torch.nn.init.constant_(model.weight, 3.0)
+    scaling.save_checkpoint(folder, model, [opt])
+    torch.nn.init.constant_(model.weight, 0.0)
+    scaling.load_checkpoint(folder, model, [opt])
+    assert (model.weight == 3.0).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["half-way"]
+
+
 def test_ended_while_it_saves_the_checkpoint_before_is_the_newest(tmp_path, monkeypatch):
     save = dcp.save
 

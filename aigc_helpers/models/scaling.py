@@ -8,6 +8,7 @@ from torch.utils.data import DistributedSampler
 import contextlib
 import copy
 import os
+import shutil
 
 import numpy as np
 import torch.distributed.checkpoint as dcp
@@ -419,11 +420,19 @@ def state_of(model, opts, average=None):
 
 
 def save_checkpoint(folder, model, opts, average=None):
-    """Each rank writes what it holds; the folder gets its name when all of it is there."""
+    """Each rank writes what it holds; the folder gets its name when all of it is there.
+
+    A folder of that name, of an earlier run, is replaced.
+    """
     beside = f"{folder}.part"
     dcp.save(state_of(model, opts, average), checkpoint_id=beside)
     if rank_and_size()[0] == 0:
+        aside = f"{folder}.old"
+        shutil.rmtree(aside, ignore_errors=True)
+        if os.path.exists(folder):
+            os.replace(folder, aside)
         os.replace(beside, folder)
+        shutil.rmtree(aside, ignore_errors=True)
     wait_for_all()
 
 

@@ -130,7 +130,7 @@ def speed_curves(processor, clock):
     """Figure: ms a step against the batch by two stopwatches, name -> (batches, measured, predicted, or None)."""
     fig, axes = plotting.figure(7.6, 2.9, ncols=2)
     styles = ((plotting.ORANGE, "o", "--"), (plotting.BLUE, "s", "-"), (plotting.BLUE, "x", ":"))
-    for ax, title, found in zip(axes, ("processor time", "by the clock"), (processor, clock), strict=True):
+    for ax, title, found in zip(axes, ("CPU time", "wall-clock time"), (processor, clock), strict=True):
         for (colour, mark, dash), (name, (batches, measured, predicted)) in zip(styles, found.items(), strict=False):
             ax.plot(batches, measured, mark, color=colour, label=name)
             if predicted is not None:
@@ -272,13 +272,13 @@ def who_waits():
         presets={
             "Two CPU cores": _preset(0, 64, 2, 3.0),
             "8 GPUs": _preset(1, 1024, 8, 450.0),
-            "1,024 GPUs": _preset(1, 1024, 1024, 50.0),
+            "1,024 GPUs": _preset(1, 1024, 1024, 400.0),
         },
         frames=[
             ("03's GPT on four computers, 0.1 GB/s between them", {}),
             ("... one of them slower", {"slowest": 1.5}),
             ("1 billion weights, 8 GPUs, 450 GB/s", _preset(1, 1024, 8, 450.0)),
-            ("... 1,024 GPUs, 50 GB/s, one of them slow", _preset(1, 1024, 1024, 50.0) | {"slowest": 1.5}),
+            ("... 1,024 GPUs, 400 GB/s, one of them slow", _preset(1, 1024, 1024, 400.0) | {"slowest": 1.5}),
         ],
         alt="Left, a row for each rank over the time of one step: computing forward and backward, "
         "sending, and doing nothing. Right, how many times faster so many ranks are than one, "
@@ -303,7 +303,7 @@ def _draw_gain(ax, counts, gains, ranks, gain):
     ax.set_yticks([1, 8, 64, 1024], ["1", "8", "64", "1024"])
     ax.set(xlim=(0.8, 1400), ylim=(0.35, 1400))
     ax.set_xlabel("ranks", labelpad=1)
-    ax.set_title("times as fast as one", fontsize=10)
+    ax.set_title("speed-up over one rank", fontsize=10)
 
 
 def _say_step(parts, ranks, gain, busy, batch, dollars):
