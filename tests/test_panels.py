@@ -95,6 +95,15 @@ def test_buttons_run_then_draw():
     assert clicks == [1] and panel.seq == seq + 1
 
 
+@pytest.mark.parametrize(("control", "value"), [(slider("s", 0.0, 1.0, 0.5, step=0.1), 0.55),
+                                                (slider("s", 0, 4, 2, step=2), 3), (slider("s", 0.0, 1.0, 0.5), 1.1),
+                                                (log_slider("s", -2, 3, 0.1, step=0.1), 450.0)])  # fmt: skip
+def test_a_preset_that_is_no_step_of_its_slider_is_refused(control, value):
+    """A browser would move the slider, and draw once more: another value than the button says."""
+    with pytest.raises(ValueError, match=f"the button 'Jump' sets s to {value}, which is no step of its slider"):
+        Panel("Test", lambda s: None, {"s": control}, alt="Nothing.", presets={"Jump": {"s": value}})
+
+
 def test_presets_set_several_controls_with_one_draw_and_call_changed_for_each():
     seen = []
     panel = make(controls={"x": slider("x", -1.0, 1.0, 0.0), "y": slider("y", -1, 1, 0, step=1)},

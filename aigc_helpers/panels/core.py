@@ -73,6 +73,21 @@ def log_slider(label, low, high, value, step=0.1):
     )
 
 
+def _require_steps(title, preset, values, controls):
+    """A browser moves a slider to its nearest step: a preset between two would not show what its button says."""
+    for name, value in values.items():
+        control = controls[name]
+        if not isinstance(control, (widgets.FloatSlider, widgets.IntSlider, widgets.FloatLogSlider)):
+            continue
+        place = math.log(value, control.base) if isinstance(control, widgets.FloatLogSlider) else value
+        steps = (place - control.min) / control.step
+        if abs(steps - round(steps)) > 1e-6 or not control.min <= place <= control.max:
+            raise ValueError(
+                f"Panel {title!r}: the button {preset!r} sets {name} to {value}, which is no step of its slider: "
+                "choose another step or value, or a `choice`"
+            )
+
+
 def choice(label, options, value=None):
     """A drop-down list; options is a list, or a dict of shown text -> value."""
     if isinstance(options, dict):
@@ -217,6 +232,7 @@ class Panel:
             name: self._button(name, function) for name, function in (buttons or {}).items()
         }
         for name, values in (presets or {}).items():
+            _require_steps(title, name, values, self.controls)
             self.buttons[name] = self._button(name, lambda values=values: self._take(values))
         self.play = self._make_play() if tick else None
         for name, control in self.controls.items():

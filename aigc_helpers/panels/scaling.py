@@ -22,11 +22,15 @@ from aigc_helpers.models.scaling import (
     ring_schedule,
     step_times,
 )
-from aigc_helpers.panels.core import Panel, choice, log_slider, slider, switch
+from aigc_helpers.panels.core import Panel, choice, slider, switch
 
 FORWARD, BACKWARD, UPDATE = plotting.SKY, plotting.BLUE, plotting.GREEN
 NETWORK, IDLE = plotting.ORANGE, "#E3E3E3"
 ROWS = 8  # ranks that a picture has room for
+SIZES = {
+    "10 million": 1e7, "30 million": 3e7, "100 million": 1e8, "300 million": 3e8, "1 billion": 1e9, "3 billion": 3e9,
+    "8 billion": 8e9, "30 billion": 3e10, "70 billion": 7e10, "405 billion": 4.05e11, "1 trillion": 1e12,
+}  # fmt: skip
 
 # What is trained, and on what: seconds a window and a step, bytes of a gradient, seconds a message, dollars an hour.
 # The first is about what 03's GPT takes on a CPU core, the second is calculated in section 6: 4,096 tokens.
@@ -265,7 +269,7 @@ def who_waits():
             "kind": choice("training", list(KINDS)),
             "batch": choice("batch", [16, 64, 256, 1024, 4096], 64),
             "ranks": choice("ranks", [1, 2, 4, 8, 64, 1024], 4),
-            "bandwidth": log_slider("network, GB/s", -2, 3, 0.1, step=0.1),
+            "bandwidth": choice("network, GB/s", [0.01, 0.1, 1, 3, 12.5, 50, 100, 400, 450, 900], 0.1),
             "slowest": slider("slowest rank ×", 1.0, 2.0, 1.0, step=0.1),
             "overlap": switch("send while going backward", True),
         },
@@ -456,8 +460,8 @@ def how_big():
         "How big, how long?",
         draw,
         {
-            "parameters": log_slider("parameters", 7, 12, 1e9, step=0.05),
-            "ratio": log_slider("tokens a param.", -0.5, 3.5, 20.0, step=0.05),
+            "parameters": choice("parameters", SIZES, 1e9),
+            "ratio": choice("tokens a param.", [1, 2, 5, 10, 20, 38.5, 100, 300, 1000, 1875], 20),
             "gpus": choice("GPUs (H100)", [1, 8, 64, 1024, 16_384], 8),
             "utilisation": slider("utilisation", 0.1, 0.6, 0.4, step=0.01),
             "price": slider("$ a GPU hour", 0.5, 10.0, 3.0, step=0.1),

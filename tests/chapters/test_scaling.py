@@ -209,7 +209,7 @@ def test_two_panels_do_not_disturb_each_other(name):
 def test_a_move_is_answered_at_once():
     assert answers_within(panels.scaling.who_waits(), 150, ranks=8)
     assert answers_within(panels.scaling.ring(), 150, step=3)
-    assert answers_within(panels.scaling.how_big(), 150, ratio=50.0)
+    assert answers_within(panels.scaling.how_big(), 150, ratio=100)
 
 
 def test_pictures_are_readable():
