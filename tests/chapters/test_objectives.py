@@ -550,9 +550,9 @@ CHARACTERS = Characters(TEXT)
 
 
 def small_filler(seed):
-    torch.manual_seed(seed)
-    model = objectives.Backbone(len(CHARACTERS), 64, 16, 2, 1)
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = objectives.Backbone(len(CHARACTERS), 64, 16, 2, 1)
         for weight in model.parameters():
             weight *= 3
     return model
