@@ -23,7 +23,7 @@ import torch
 from aigc_helpers import plotting
 from aigc_helpers.data import load_embedded_digits, toy_2d
 from aigc_helpers.models import vae
-from aigc_helpers.panels.core import Panel, choice, frozen, log_slider, slider, switch
+from aigc_helpers.panels.core import Panel, choice, frozen, slider, switch
 from aigc_helpers.weights import load_model
 
 TARGET = 1.0  # what a sample should hit in `reparameterise`
@@ -821,7 +821,7 @@ def noise_line():
         "Above the noise",
         draw,
         controls={
-            "noise": log_slider("noise variance", -1, 0.8, 0.5, step=0.05),
+            "noise": choice("noise variance", [0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 4.0, 6.0], 0.5),
             "beta": slider("beta", 0.5, 8.0, 1.0, step=0.5),
         },
         presets={"Four times dearer": {"noise": 0.5, "beta": 4.0}},
