@@ -14,6 +14,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from aigc_helpers import plotting
+from aigc_helpers.panels import core
 
 # What a reader may type into a text box.
 WORDS = ["", "  ", "To be", "生成式 AI", "🙂🎲", "<img src=x onerror=alert(1)>\n&amp;", "a" * 10_000]
@@ -153,9 +154,7 @@ def use_every_control(panel, quiet=()):
         panel.buttons[label].click()
         assert panel.error is None and panel.seq == seq + 1, f"{panel.title}, {label}: {panel.error}"
         for key, control in panel.controls.items():  # off its steps, a slider in the page answers with a move of its own
-            if isinstance(control, ipywidgets.FloatSlider):
-                steps = (control.value - control.min) / control.step
-                assert abs(steps - round(steps)) < 1e-6, f"{panel.title}, {label}: {key} = {control.value}"
+            assert not core.is_off_step(control, control.value), f"{panel.title}, {label}: {key} = {control.value}"
     if panel.tick:
         seen = [picture(panel)]
         for _ in range(3):

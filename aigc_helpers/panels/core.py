@@ -73,15 +73,19 @@ def log_slider(label, low, high, value, step=0.1):
     )
 
 
+def is_off_step(control, value):
+    """Whether a browser would move this control, set to `value`, to its nearest step."""
+    if not isinstance(control, (widgets.FloatSlider, widgets.IntSlider, widgets.FloatLogSlider)):
+        return False
+    place = math.log(value, control.base) if isinstance(control, widgets.FloatLogSlider) else value
+    steps = (place - control.min) / control.step
+    return abs(steps - round(steps)) > 1e-6 or not control.min <= place <= control.max
+
+
 def _require_steps(title, preset, values, controls):
-    """A browser moves a slider to its nearest step: a preset between two would not show what its button says."""
+    """A preset between two steps of a slider would not show what its button says."""
     for name, value in values.items():
-        control = controls[name]
-        if not isinstance(control, (widgets.FloatSlider, widgets.IntSlider, widgets.FloatLogSlider)):
-            continue
-        place = math.log(value, control.base) if isinstance(control, widgets.FloatLogSlider) else value
-        steps = (place - control.min) / control.step
-        if abs(steps - round(steps)) > 1e-6 or not control.min <= place <= control.max:
+        if is_off_step(controls[name], value):
             raise ValueError(
                 f"Panel {title!r}: the button {preset!r} sets {name} to {value}, which is no step of its slider: "
                 "choose another step or value, or a `choice`"

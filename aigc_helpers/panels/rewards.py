@@ -636,17 +636,14 @@ def _recorded(state, verifier, policy, log):
 
 
 def _draw_log(ax, log, at):
-    styles = {
-        "rewarded": (plotting.ORANGE, "-."),
-        "right": (plotting.GREEN, "-"),
-        "with working": (plotting.BLUE, "--"),
+    styles = {  # the first lies wide and pale under the second, which is often the same
+        "rewarded": {"color": plotting.ORANGE, "linewidth": 4.0, "alpha": 0.45},
+        "right": {"color": plotting.GREEN, "linewidth": 1.8},
+        "with working": {"color": plotting.BLUE, "linewidth": 1.8, "linestyle": "--"},
     }
     updates = range(1, len(log) + 1)
-    for name, (colour, dash) in styles.items():
-        values = [found[name] for found in log]
-        wide = 4.0 if name == "rewarded" else 1.8
-        look = {"color": colour, "linestyle": "-" if name == "rewarded" else dash, "linewidth": wide}
-        ax.plot(updates, values, label=name, alpha=0.45 if name == "rewarded" else 1.0, **look)
+    for name, style in styles.items():
+        ax.plot(updates, [found[name] for found in log], label=name, **style)
     if at:
         ax.axvline(at, color=plotting.GREY, linewidth=0.8)
     ax.set(xlim=(0, max(40, len(log))), ylim=(-0.03, 1.05))

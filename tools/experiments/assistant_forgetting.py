@@ -47,27 +47,27 @@ def run(progress):
     valid_tokens = torch.tensor(tasks.encode(text[cut:][:20_000]))
     base = load_model("assistant_base")
     rows = {}
+    (seed,) = SEEDS
     for name in ("a tenth of the rates", "LoRA"):
-        for seed in SEEDS:
-            seed_everything(seed)
-            model = copy.deepcopy(base).requires_grad_(True)
-            if name == "LoRA":
-                adapt(model)
-                weights = [weight for weight in model.parameters() if weight.requires_grad]
-                opts = [torch.optim.AdamW(weights, lr=5e-3, betas=(0.9, 0.95), weight_decay=0.0)]
-            else:
-                opts = make_optimizers(model, matrix_rate=0.02 / 10, rate=5e-3 / 10)
-            tune(model, opts, chats, seed)
-            found = {
-                f"{kind} right, %": 100 * share_right(asked, ask(model, asked))
-                for kind, asked in held_out.items()
-            }
-            sums = 4 * held_out["sums"]
-            drawn = ask(model, sums, torch.Generator().manual_seed(5), temperature=1.0)
-            found["sums right, drawn, %"] = 100 * share_right(sums, drawn)
-            found["loss of the plays"] = losses_by_position(model, valid_tokens).mean().item()
-            progress(f"{name}, seed {seed}: {found}")
-            rows[name] = {column: f"{found[column]:.{shown}f}" for column, shown in DECIMALS.items()}
+        seed_everything(seed)
+        model = copy.deepcopy(base).requires_grad_(True)
+        if name == "LoRA":
+            adapt(model)
+            weights = [weight for weight in model.parameters() if weight.requires_grad]
+            opts = [torch.optim.AdamW(weights, lr=5e-3, betas=(0.9, 0.95), weight_decay=0.0)]
+        else:
+            opts = make_optimizers(model, matrix_rate=0.02 / 10, rate=5e-3 / 10)
+        tune(model, opts, chats, seed)
+        found = {
+            f"{kind} right, %": 100 * share_right(asked, ask(model, asked))
+            for kind, asked in held_out.items()
+        }
+        sums = 4 * held_out["sums"]
+        drawn = ask(model, sums, torch.Generator().manual_seed(5), temperature=1.0)
+        found["sums right, drawn, %"] = 100 * share_right(sums, drawn)
+        found["loss of the plays"] = losses_by_position(model, valid_tokens).mean().item()
+        progress(f"{name}, seed {seed}: {found}")
+        rows[name] = {column: f"{found[column]:.{shown}f}" for column, shown in DECIMALS.items()}
     return rows
 
 

@@ -11,8 +11,6 @@ the race's rate of 0.004. Neither was tuned for this; the GPT and the diffusion 
 
 from __future__ import annotations
 
-import time
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -22,9 +20,9 @@ from aigc_helpers.metrics import DigitJudge
 from aigc_helpers.models import gan, gan_beyond, vae
 from aigc_helpers.training import autocast
 
-from ..experimenting import count_weights, take_step
+from ..experimenting import take_step
 from . import side_by_side
-from .side_by_side import LABEL_SECONDS, NUM, Family, as_bytes, kept_part
+from .side_by_side import LABEL_SECONDS, NUM, kept_part
 
 SEEDS = (0, 1, 2)
 
@@ -52,37 +50,18 @@ def run(progress):
 def train(family, data, seed):
     clock = side_by_side.train(family, data["images"], data["labels"], seed, (LABEL_SECONDS,))
     _, prepared = next(clock)
-    random = torch.Generator().manual_seed(1000 + seed)
-    began = time.process_time()
-    pictures = family.draw(NUM, random, torch.arange(NUM) % 10)
-    seconds = time.process_time() - began
-    return {
-        "steps": family.num_steps,
-        "pictures seen": family.num_steps * family.batch_size,
-        "of them preparing": prepared,
-        "s per 1,000": 1000 / NUM * seconds,
-        "pictures": as_bytes(pictures),
-        "weights that draw": count_weights(*family.drawing_parts()),
-        "trained weights": count_weights(*family.trained_parts()),
-    }
+    asked = torch.arange(NUM) % 10
+    return side_by_side.snapshot(family, prepared, seed, NUM, asked) | side_by_side.count_parts(family)
 
 
-class ConditionalGan(Family):
+class ConditionalGan(side_by_side.Gan):
     """01b, section 7: pairs of the same label, R1 in every eighth step."""
 
-    evaluations = 1
-
     def __init__(self, seed, rate=1e-3):
-        torch.manual_seed(seed)
-        layout = torch.channels_last
-        self.G = gan_beyond.ConditionalGenerator().to(memory_format=layout)
-        self.D = gan_beyond.ConditionalDiscriminator().to(memory_format=layout)
-        self.g_opt = torch.optim.Adam(self.G.parameters(), rate, betas=(0.0, 0.99), fused=True)
-        self.d_opt = torch.optim.Adam(self.D.parameters(), rate, betas=(0.0, 0.99), fused=True)
-        self.start([self.G], [self.g_opt, self.d_opt])
+        super().__init__(seed, rate)
 
-    def trained_parts(self):
-        return [self.G, self.D]
+    def make_networks(self):
+        return gan_beyond.ConditionalGenerator(), gan_beyond.ConditionalDiscriminator()
 
     def step(self, pixels, label, random):
         self.begin_step()
@@ -122,20 +101,10 @@ class LabelledVae(vae.ConvVAE):
         return self.decoder(torch.cat([z, F.one_hot(label, 10)], dim=1)).float()
 
 
-class ConditionalVae(Family):
+class ConditionalVae(side_by_side.Vae):
     """02's VAE, told the label: a bound on log p(x | y)."""
 
-    batch_size = 128
-    evaluations = 1
-
-    def __init__(self, seed, rate=4e-3):
-        torch.manual_seed(seed)
-        self.model = LabelledVae()
-        self.opt = torch.optim.Adam(self.model.parameters(), lr=rate, fused=True)
-        self.start([self.model], [self.opt])
-
-    def drawing_parts(self):
-        return [self.model.decoder]
+    make_model = LabelledVae
 
     def step(self, pixels, label, random):
         self.begin_step()

@@ -12,16 +12,12 @@ earlier runs.)
 
 from __future__ import annotations
 
-import time
-
 import torch
 
 from aigc_helpers.metrics import DigitJudge
-from aigc_helpers.models import vae_beyond
 
-from ..experimenting import count_weights
 from . import side_by_side
-from .side_by_side import NO_LABEL, NUM, K, as_bytes, kept_part, measure, near_training
+from .side_by_side import NO_LABEL, NUM, kept_part, measure, near_training
 
 SEEDS = (0,)
 MARKS = (90.0, 300.0, 600.0)
@@ -31,7 +27,6 @@ SETTINGS = {
     "diffusion": {"rate": 3e-3, "c": 32},
     "GAN": {"rate": 2e-3},
     "GPT over codes": {"rate": 6e-3},
-    "VAE": {"rate": 4e-3},
 }
 
 
@@ -69,41 +64,14 @@ def train(name, seed, data):
     part = {"marks": {}}
     clock = side_by_side.train(family, data["images"], labels, seed, marks_of(name))
     for mark, prepared in clock:
-        part["marks"][mark] = found_of(family, prepared, seed)
-    return finish(part, family)
-
-
-def found_of(family, prepared, seed):
-    """What is kept of a snapshot."""
-    pictures, seconds = draw_timed(family, 1000 + seed)
-    return {
-        "steps": family.num_steps,
-        "pictures seen": family.num_steps * family.batch_size,
-        "of them preparing": prepared,
-        "s per 1,000": 1000 / NUM * seconds,
-        "pictures": pictures,
-        "averages": [copied_state(net) for net in family.averages],
-    }
-
-
-def finish(part, family):
-    """What a run leaves beside its snapshots."""
-    part["weights that draw"] = count_weights(*family.drawing_parts())
-    part["trained weights"] = count_weights(*family.trained_parts())
-    if hasattr(family, "vq"):
-        part["vq"] = copied_state(family.vq)
-    return part
+        found = side_by_side.snapshot(family, prepared, seed, NUM)
+        found["averages"] = [copied_state(net) for net in family.averages]
+        part["marks"][mark] = found
+    return part | side_by_side.count_parts(family)
 
 
 def make_family(name, seed):
-    return side_by_side.FAMILIES[name][0](seed, **SETTINGS[name])
-
-
-def draw_timed(family, seed):
-    """NUM pictures as bytes, and the seconds that they took."""
-    began = time.process_time()
-    images = family.draw(NUM, torch.Generator().manual_seed(seed))
-    return as_bytes(images), time.process_time() - began
+    return side_by_side.class_of(name)(seed, **SETTINGS[name])
 
 
 def copied_state(net):
@@ -111,11 +79,8 @@ def copied_state(net):
 
 
 def load_family(name, seed, mark, part):
-    """A family with the weights of a snapshot: it draws."""
+    """A family with the averaged weights of a snapshot."""
     family = make_family(name, seed)
     for net, state in zip(family.averages, part["marks"][mark]["averages"], strict=True):
         net.load_state_dict(state)
-    if "vq" in part:
-        family.vq = vae_beyond.VQVAE(K).eval()
-        family.vq.load_state_dict(part["vq"])
     return family

@@ -21,7 +21,7 @@ from aigc_helpers.models.gpt import generate
 from aigc_helpers.training import seed_everything
 from aigc_helpers.weights import load_model
 
-from ..experimenting import mean_and_range
+from ..experimenting import summarize
 
 SEEDS = (0, 1, 2)
 NUM_ASKED = 120
@@ -67,10 +67,7 @@ def run(progress):
             found["margin, nats"] = raised["chosen"][-1] - raised["rejected"][-1]
             scores.append(found)
             progress(f"{name}, seed {seed}: {found}")
-        rows[name] = {
-            column: mean_and_range([found[column] for found in scores], decimals)
-            for column, decimals in DECIMALS.items()
-        }
+        rows[name] = summarize(scores, DECIMALS)
     return rows
 
 

@@ -2,9 +2,7 @@
 
 Nothing is trained: the averaged weights come from `long_race`, seed 0, after 90 s and after its last mark.
 Without labels, so that there is no guidance. DDPM (eta = 1, new noise in every step) and DDIM (eta = 0),
-5 and 20 evaluations (after 600 s also 50), the race's noise, one draw of n = 2,000 each. Of the GPT over
-codes, where it is run: temperatures, and the five likeliest codes alone, three draws each. Means, with the
-lowest and highest FID.
+5 and 20 evaluations (after 600 s also 50), the race's noise, one draw of n = 2,000 each.
 (The seconds on file are those of the scoring; pictures were kept from earlier, interrupted runs.)
 """
 
@@ -14,22 +12,13 @@ import torch
 
 from aigc_helpers.metrics import DigitJudge
 from aigc_helpers.models import diffusion
-from aigc_helpers.models.gpt import generate
 
 from . import long_race, side_by_side
-from .side_by_side import NUM, K, Only, as_bytes, as_labels, kept_part, values_of
+from .side_by_side import NUM, as_bytes, as_labels, kept_part, values_of
 
 SEEDS = (0,)  # of the training
-DRAWS = {"diffusion": (0,), "GPT over codes": (0, 1, 2)}  # seeds of the sampling
-MARKS = {"diffusion": (90.0, 600.0)}  # add "GPT over codes" when `long_race` has its last mark
-EVALUATIONS = {90.0: (5, 20), 600.0: (5, 20, 50)}
-WRITING = {
-    "temperature 0.7": {"temperature": 0.7},
-    "temperature 0.85": {"temperature": 0.85},
-    "temperature 1": {},
-    "temperature 1.15": {"temperature": 1.15},
-    "top-k 5": {"top_k": 5},
-}
+DRAWS = (0,)  # seeds of the sampling
+EVALUATIONS = {90.0: (5, 20), 600.0: (5, 20, 50)}  # after so many seconds of training
 COLUMNS = ("FID", "precision", "recall", "coverage")
 
 
@@ -37,40 +26,26 @@ def run(progress):
     torch.set_num_threads(1)
     data = side_by_side.load_data()
     judge = DigitJudge.standard(NUM, data["all test digits"])
+    part = long_race.train_or_load("diffusion", SEEDS[0], data)
     rows = {}
-    for name, marks in MARKS.items():
-        part = long_race.train_or_load(name, SEEDS[0], data)
-        for mark in marks:
-            family = long_race.load_family(name, SEEDS[0], mark, part)
-            for told, chosen in settings_of(name, mark).items():
-                found = []
-                for seed in DRAWS[name]:
+    for mark, evaluations in EVALUATIONS.items():
+        family = long_race.load_family("diffusion", SEEDS[0], mark, part)
+        for told, settings in settings_of(evaluations).items():
+            name = f"diffusion, {mark:g} s, {told}"
+            found = []
+            for seed in DRAWS:
 
-                    def make(name=name, family=family, seed=seed, chosen=chosen):
-                        random = torch.Generator().manual_seed(1000 + seed)  # the race's, for seed 0
-                        return {"pictures": as_bytes(draw(name, family, random, **chosen))}
+                def make(family=family, seed=seed, settings=settings):
+                    return {"pictures": draw(family, seed, **settings)}
 
-                    part_name = f"sampled, {name}, {mark:g} s, {told}, seed {seed}"
-                    pictures = kept_part(part_name, make)["pictures"]
-                    found.append(values_of(judge, pictures))
-                row = summarize(found)
-                rows[f"{name}, {mark:g} s, {told}"] = row
-                progress(f"{name}, {mark:g} s, {told}: {row}")
+                pictures = kept_part(f"sampled, {name}, seed {seed}", make)["pictures"]
+                found.append(values_of(judge, pictures))
+            rows[name] = summarize(found)
+            progress(f"{name}: {rows[name]}")
     return rows
 
 
-def settings_of(name, mark):
-    return WRITING if name == "GPT over codes" else walks(EVALUATIONS[mark])
-
-
-def draw(name, family, random, **settings):
-    """NUM pictures, 250 at a time as in the race."""
-    one = write if name == "GPT over codes" else walk
-    parts = [one(family, label, random, **settings) for label in as_labels(NUM, None).split(250)]
-    return torch.cat(parts)
-
-
-def walks(evaluations):
+def settings_of(evaluations):
     return {
         f"{name}, {num} evaluations": {"num_steps": num, "eta": eta}
         for name, eta in (("DDPM", 1.0), ("DDIM", 0.0))
@@ -78,19 +53,18 @@ def walks(evaluations):
     }
 
 
-def walk(family, label, random, **settings):
-    return diffusion.draw_digits(family.averages[0], label, generator=random, **settings)
-
-
-@torch.no_grad()
-def write(family, label, random, **settings):
-    """As `Codes.write_on` does, with settings of the sampler."""
-    gpt = Only(family.averages[0], K)
-    tokens = generate(gpt, K + label[:, None], 49, random, **settings)
-    return family.decode(tokens[:, 1:])
+def draw(family, seed, **settings):
+    """NUM pictures as bytes, 250 at a time as in the race."""
+    random = torch.Generator().manual_seed(1000 + seed)  # the race's, for seed 0
+    images = [
+        diffusion.draw_digits(family.averages[0], label, generator=random, **settings)
+        for label in as_labels(NUM, None).split(250)
+    ]
+    return as_bytes(torch.cat(images))
 
 
 def summarize(found):
+    """Means over the draws, with the lowest and the highest FID."""
     row = {column: sum(one[column] for one in found) / len(found) for column in COLUMNS}
     distances = [one["FID"] for one in found]
     return row | {

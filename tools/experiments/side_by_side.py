@@ -101,11 +101,14 @@ class Gan(Family):
     def __init__(self, seed, rate=2e-3):
         torch.manual_seed(seed)
         layout = torch.channels_last
-        self.G = gan.DigitGenerator().apply(gan.init_weights).to(memory_format=layout)
-        self.D = gan.DigitDiscriminator().apply(gan.init_weights).to(memory_format=layout)
+        self.G, self.D = [net.to(memory_format=layout) for net in self.make_networks()]
         self.g_opt = torch.optim.Adam(self.G.parameters(), rate, betas=(0.0, 0.99), fused=True)
         self.d_opt = torch.optim.Adam(self.D.parameters(), rate, betas=(0.0, 0.99), fused=True)
         self.start([self.G], [self.g_opt, self.d_opt])
+
+    def make_networks(self):
+        """The generator and the discriminator."""
+        return [kind().apply(gan.init_weights) for kind in (gan.DigitGenerator, gan.DigitDiscriminator)]
 
     def trained_parts(self):
         return [self.G, self.D]
@@ -138,10 +141,11 @@ class Vae(Family):
 
     batch_size = 128
     evaluations = 1
+    make_model = vae.ConvVAE
 
     def __init__(self, seed, rate=4e-3):
         torch.manual_seed(seed)
-        self.model = vae.ConvVAE()
+        self.model = self.make_model()
         self.opt = torch.optim.Adam(self.model.parameters(), lr=rate, fused=True)
         self.start([self.model], [self.opt])
 
@@ -330,19 +334,8 @@ def make_part(name, settings, data, seed, marks, num, with_labels=False, fills=N
     asked = torch.arange(num) % 10 if with_labels else None
     part = {"marks": {}}
     for mark, prepared in train(family, data["images"], labels, seed, marks):
-        random = torch.Generator().manual_seed(1000 + seed)
-        began = time.process_time()
-        pictures = family.draw(num, random, asked)
-        seconds = time.process_time() - began
-        part["marks"][mark] = {
-            "steps": family.num_steps,
-            "pictures seen": family.num_steps * family.batch_size,
-            "of them preparing": prepared,
-            "s per 1,000": 1000 / num * seconds,
-            "pictures": as_bytes(pictures),
-        }
-    part["weights that draw"] = count_weights(*family.drawing_parts())
-    part["trained weights"] = count_weights(*family.trained_parts())
+        part["marks"][mark] = snapshot(family, prepared, seed, num, asked)
+    part |= count_parts(family)
     if name == "GPT over codes":
         x = data["away"][:num]  # the judge's reference comes from the test digits
         codes = family.encode(x, torch.Generator().manual_seed(seed))
@@ -351,6 +344,28 @@ def make_part(name, settings, data, seed, marks, num, with_labels=False, fills=N
         random = torch.Generator().manual_seed(2000 + seed)
         part["filled"] = as_bytes(torch.cat([family.fill(x, random) for x in fills.split(250)]))
     return part
+
+
+def snapshot(family, prepared, seed, num, asked=None):
+    """What a family is worth at a mark: its steps, the seconds that drawing takes, `num` pictures."""
+    random = torch.Generator().manual_seed(1000 + seed)
+    began = time.process_time()
+    pictures = family.draw(num, random, asked)
+    seconds = time.process_time() - began
+    return {
+        "steps": family.num_steps,
+        "pictures seen": family.num_steps * family.batch_size,
+        "of them preparing": prepared,
+        "s per 1,000": 1000 / num * seconds,
+        "pictures": as_bytes(pictures),
+    }
+
+
+def count_parts(family):
+    return {
+        "weights that draw": count_weights(*family.drawing_parts()),
+        "trained weights": count_weights(*family.trained_parts()),
+    }
 
 
 def as_bytes(images):
