@@ -29,7 +29,7 @@ from tests.seeded_faults import in_notebook, in_panels
 
 NAME = "03d_assistant.ipynb"
 # Answers at temperature 0 come out again; without a choice, a reward has nothing that β or a rater could change.
-NOTHING_TO_SEE = {("Answer", "Write again")} | {
+NOTHING_TO_SEE = {(title, "Write again") for title in ("Answer", "Preferred")} | {  # at temperature 0
     ("Preference", name) for name in ("β", "rater", "Let the rater choose 10")
 }
 SUM = "7+5+8 ends in?"
