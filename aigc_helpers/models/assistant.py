@@ -53,6 +53,13 @@ def ask(model, questions, generator=None, temperature=0.0):
     return answers
 
 
+def shows_working(answer):
+    """Whether an answer to a sum is steps such as 7+5=12, and then "in" and a digit."""
+    *steps, last = answer.split(",")
+    well_formed = all(map(tasks.STEP.fullmatch, steps))
+    return bool(steps) and well_formed and last[:3] == "in " and last[3:] in list("0123456789")
+
+
 def share_right(questions, answers):
     """The share of the answers that the verifier finds right."""
     marks = [tasks.is_right(*pair) for pair in zip(questions, answers, strict=True)]
@@ -63,12 +70,13 @@ TURNS = ("sums", "texts", "sums", "scenes")
 BATCH = 32  # chats a step
 
 
-def tune(model, chats, num_steps, seed=0, plays=None):
+def tune(model, chats, num_steps, seed=0, plays=None, opts=None):
     """The loop above as a function, in place, with chats drawn at random.
 
     plays: None, or windows (n, T + 1) of the old text, of which 4 are replayed at each step.
+    opts: the optimisers; None: those of the loop above.
     """
-    opts = make_optimizers(model)
+    opts = make_optimizers(model) if opts is None else opts
     random = torch.Generator().manual_seed(seed)
     random_plays = torch.Generator().manual_seed(seed)         # the same chats without plays
     for step in range(1, num_steps + 1):
