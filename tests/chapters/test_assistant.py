@@ -123,6 +123,36 @@ def test_tuning_lowers_the_loss_of_answers_and_replay_that_of_the_plays():
     assert found["plays"] < 0.7 * found["usual"]
 
 
+def test_tuning_takes_the_optimisers_that_it_is_given():
+    sums = tasks.draw_sums(40, seeded(), terms=2)
+    chats = dict.fromkeys(
+        assistant.TURNS, tasks.encode_chats(sums, [tasks.answer_sum(question) for question in sums])
+    )
+    model = small_model()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    assistant.tune(model, chats, 2, opts=[torch.optim.SGD(model.head.parameters(), lr=0.1)])
+    changed = [name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])]
+    assert changed == ["head.weight"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "works"),
+    [
+        ("7+5=12,2+8=10,in 0", True),
+        ("7+5=13,in 3", True),  # false, but working
+        ("in 0", False),
+        ("7+5=12,in 22", False),
+        ("7+5=12,in ", False),
+        ("7+5=12,in 2…", False),
+        ("inieiie9,iia", False),
+        (",in 2", False),
+        ("", False),
+    ],
+)
+def test_working_is_steps_and_then_in_and_a_digit(answer, works):
+    assert assistant.shows_working(answer) == works
+
+
 # ---------------------------------------------------------------- LoRA
 
 
