@@ -468,13 +468,14 @@ def picture_rows(kinds, ncols=12, model=None):
     """
     high, gap = (0.5, 0.08) if model is None else (0.72, 0.44)
     fig, axes = plotting.figure(8.2, high * len(kinds), nrows=len(kinds), tight=False)
-    fig.subplots_adjust(left=0.24, right=0.995, top=0.99, bottom=0.01 if model is None else 0.05, hspace=gap)
+    bottom = 0.01 if model is None else 0.3 / (high * len(kinds))  # room for the last row's classes
+    fig.subplots_adjust(left=0.24, right=0.995, top=0.99, bottom=bottom, hspace=gap)
     for ax, (name, pictures) in zip(axes, kinds.items(), strict=True):
         plotting.draw_images(ax, pictures[:ncols], ncols=ncols)
         ax.text(-0.02, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=10.5)
         named = [] if model is None else model.posterior(pictures[:ncols]).argmax(dim=1).tolist()
         for k, digit in enumerate(named):
-            ax.text((k + 0.5) / ncols, -0.08, digit, transform=ax.transAxes, ha="center", va="top", color=ORANGE)
+            ax.text((k + 0.5) / ncols, -0.08, digit, transform=ax.transAxes, ha="center", va="top", fontsize=10)
     return fig
 
 
