@@ -79,6 +79,14 @@ def test_every_fault_has_its_own_name_and_every_chapter_has_faults():
     assert {fault.where for fault in FAULTS} >= {f"notebooks/{notebook}" for notebook in chapters()}
 
 
+@pytest.mark.parametrize(
+    "file, words", [("README.md", "puts (\\d+) faults"), ("CONTRIBUTING.md", "so the (\\d+) of them")]
+)
+def test_the_number_of_faults_that_is_told_is_theirs(file, words):
+    told = re.findall(words, (ROOT / file).read_text(encoding="utf-8"))
+    assert [int(number) for number in told] == [len(FAULTS)]
+
+
 def without_outputs(path):
     """The text of a file; of a notebook without what it printed, which is most of it and takes long to parse."""
     text = path.read_text(encoding="utf-8")
