@@ -239,10 +239,8 @@ print(json.dumps(found))
 
 
 @pytest.mark.notebook
-@pytest.mark.parametrize(
-    "chapter",
-    [NOTEBOOKS[0].name, *(pytest.param(path.name, marks=pytest.mark.exhaustive) for path in NOTEBOOKS[1:])],
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("chapter", [path.name for path in NOTEBOOKS])
 def test_each_cell_alone_after_the_set_up_runs_or_says_which_cell_comes_first(chapter, tmp_path):
     """Each cell that reads a name which the set-up does not make, in a shell where only the set-up has run."""
     found = answer(start(ALONE, tmp_path, chapter))
