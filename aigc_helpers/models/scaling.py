@@ -1,39 +1,35 @@
 """Generated from notebooks/07_scaling.ipynb: edit it there, then run `python -m tools export`."""
 
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
-from torch.distributed.tensor.parallel import parallelize_module
-from torch.utils.data import DistributedSampler
+
 import contextlib
 import copy
 import os
 import shutil
+import time
+from typing import NamedTuple
 
 import numpy as np
+import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+import torch.nn as nn
+import torch.nn.functional as F
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DistributedSampler
 
 from aigc_helpers.arguments import require_one_of, require_whole
 from aigc_helpers.data import to_signed
 from aigc_helpers.models.diffusion import RECTIFIED_FLOW, UNet, denoising_loss, drop_labels
 from aigc_helpers.models.diffusion import learning_rate
+from aigc_helpers.models.gpt import GPT, MLP, next_token_loss
 from aigc_helpers.models.gpt_beyond import ModernGPT, make_optimizers, set_rates
 from aigc_helpers.training import autocast
-
-
-import time
-from typing import NamedTuple
-
-import torch
-import torch.distributed as dist
-import torch.nn as nn
-import torch.nn.functional as F
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
-
-from aigc_helpers.models.gpt import GPT, MLP, next_token_loss
 
 
 def seeded(seed=0):
@@ -306,50 +302,6 @@ class DigitTask:
             return denoising_loss(model, x0, RECTIFIED_FLOW, "velocity", random, label)
 
 
-def write_tokens(path, tokens, vocab):
-    """Token numbers (M,) as a .npy file of two or four bytes a token, to be mapped."""
-    small = np.uint16 if vocab <= 2**16 else np.uint32
-    np.save(path, np.asarray(tokens).astype(small))
-
-
-class TextTask:
-    """03b's GPT on tokens (M,), perhaps mapped; an item is a window and the token after it."""
-
-    averaged = False
-
-    def __init__(self, tokens, vocab, context=128, width=128, num_blocks=4, float32=False):
-        self.tokens = tokens
-        self.vocab = vocab
-        self.context = context
-        self.width = width
-        self.num_blocks = num_blocks
-        self.float32 = float32
-        self.num_items = (len(tokens) - 1) // context
-        require_whole("TextTask", "the number of windows", self.num_items, least=1)
-
-    def make_model(self):
-        num_heads = max(4, self.width // 64)
-        return ModernGPT(self.vocab, self.context, self.width, num_heads, self.num_blocks)
-
-    def make_optimizers(self, model):
-        return make_optimizers(model, muon=False)              # AdamW for all: FSDP has only rows
-
-    def set_rates(self, opts, step, num_steps):
-        set_rates(opts, step, num_steps)
-
-    def windows(self, items):
-        """Tokens (B, context + 1) of some items, read from the file."""
-        starts = [item * self.context for item in items.tolist()]
-        found = [self.tokens[start : start + self.context + 1] for start in starts]
-        return torch.from_numpy(np.stack(found).astype(np.int64))
-
-    def loss(self, model, items, random, device):
-        """The next-token loss of some items; `random` is not needed."""
-        batch = self.windows(items).to(device)
-        with contextlib.nullcontext() if self.float32 else autocast(device):
-            return next_token_loss(model, batch)
-
-
 STRATEGIES = ("ddp", "fsdp")
 
 
@@ -383,25 +335,6 @@ def training_step(model, opts, loss_of, *rows):
         dist.all_reduce(mean)
         mean /= dist.get_world_size()
     return mean.item()
-
-
-def clip_by_fsdp(batch):
-    """(the norm by which all ranks clip, the norm of this rank's own part of the gradient)."""
-    model = spread(make_tiny_gpt(), "fsdp", torch.device("cpu"))
-    next_token_loss(model, my_rows(batch)).backward()
-    own = torch.cat([weight.grad.to_local().flatten() for weight in model.parameters()]).norm()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
-    return norm.full_tensor().item(), own.item()
-
-
-def accumulate_by_ddp(batch, keep_home):
-    """The gradient of this rank's rows in two parts; keep_home: sent only after the second."""
-    model = DistributedDataParallel(make_tiny_gpt())
-    first, second = my_rows(batch).chunk(2)
-    with model.no_sync() if keep_home else contextlib.nullcontext():
-        (next_token_loss(model, first) / 2).backward()
-    (next_token_loss(model, second) / 2).backward()
-    return flat_gradient(model)
 
 
 def wait_for_all():
@@ -482,50 +415,6 @@ def step_times(
     step = gradient + update + network - hidden
     parts = {"gradient": gradient, "update": update, "network": network}
     return parts | {"hidden": hidden, "step": step}
-
-
-def time_all_reduce(sizes, num_repeats):
-    """On a rank: seconds by the clock of an all-reduce of so many bytes, least of num_repeats."""
-    found = {}
-    for size in sizes:
-        numbers = torch.zeros(size // 4)
-        seconds = []
-        for _ in range(num_repeats):
-            dist.barrier()
-            start = time.perf_counter()
-            dist.all_reduce(numbers)
-            seconds.append(time.perf_counter() - start)
-        found[size] = min(seconds)
-    return found
-
-
-def make_small_gpt():
-    """03's GPT, so small that a step is over before another program gets its turn."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return GPT(65, context=64, width=64, num_heads=4, num_blocks=2)
-
-
-def time_steps(batches, num_repeats, send=True):
-    """On a rank: {batch: [seconds by the clock, seconds of processor time]} of a step of DDP.
-
-    Each is the least of num_repeats. The ranks share the batch. send=False: no gradient is sent.
-    """
-    model = make_small_gpt()
-    parallel = DistributedDataParallel(model) if send else model
-    opt = torch.optim.AdamW(parallel.parameters())
-    found = {batch: [] for batch in batches}
-    for _ in range(num_repeats):
-        for batch in batches:
-            windows = torch.randint(65, (batch // dist.get_world_size(), 65))
-            dist.barrier()                                     # all begin together
-            clock = time.perf_counter()
-            processor = time.process_time()
-            opt.zero_grad()
-            next_token_loss(parallel, windows).backward()      # DDP's all-reduce is in here
-            opt.step()
-            found[batch].append((time.perf_counter() - clock, time.process_time() - processor))
-    return {batch: [min(times) for times in zip(*pairs)] for batch, pairs in found.items()}
 
 
 class ScalingLaw(NamedTuple):
@@ -641,3 +530,110 @@ def regress(images, labels, batch_size, lr, seed, epochs=3):
             opt.step()
     with torch.no_grad():
         return F.cross_entropy(model(images), labels).item()
+
+
+def clip_by_fsdp(batch):
+    """(the norm by which all ranks clip, the norm of this rank's own part of the gradient)."""
+    model = spread(make_tiny_gpt(), "fsdp", torch.device("cpu"))
+    next_token_loss(model, my_rows(batch)).backward()
+    own = torch.cat([weight.grad.to_local().flatten() for weight in model.parameters()]).norm()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
+    return norm.full_tensor().item(), own.item()
+
+
+def accumulate_by_ddp(batch, keep_home):
+    """The gradient of this rank's rows in two parts; keep_home: sent only after the second."""
+    model = DistributedDataParallel(make_tiny_gpt())
+    first, second = my_rows(batch).chunk(2)
+    with model.no_sync() if keep_home else contextlib.nullcontext():
+        (next_token_loss(model, first) / 2).backward()
+    (next_token_loss(model, second) / 2).backward()
+    return flat_gradient(model)
+
+
+def write_tokens(path, tokens, vocab):
+    """Token numbers (M,) as a .npy file of two or four bytes a token, to be mapped."""
+    small = np.uint16 if vocab <= 2**16 else np.uint32
+    np.save(path, np.asarray(tokens).astype(small))
+
+
+class TextTask:
+    """03b's GPT on tokens (M,), perhaps mapped; an item is a window and the token after it."""
+
+    averaged = False
+
+    def __init__(self, tokens, vocab, context=128, width=128, num_blocks=4, float32=False):
+        self.tokens = tokens
+        self.vocab = vocab
+        self.context = context
+        self.width = width
+        self.num_blocks = num_blocks
+        self.float32 = float32
+        self.num_items = (len(tokens) - 1) // context
+        require_whole("TextTask", "the number of windows", self.num_items, least=1)
+
+    def make_model(self):
+        num_heads = max(4, self.width // 64)
+        return ModernGPT(self.vocab, self.context, self.width, num_heads, self.num_blocks)
+
+    def make_optimizers(self, model):
+        return make_optimizers(model, muon=False)              # AdamW for all: FSDP has only rows
+
+    def set_rates(self, opts, step, num_steps):
+        set_rates(opts, step, num_steps)
+
+    def windows(self, items):
+        """Tokens (B, context + 1) of some items, read from the file."""
+        starts = [item * self.context for item in items.tolist()]
+        found = [self.tokens[start : start + self.context + 1] for start in starts]
+        return torch.from_numpy(np.stack(found).astype(np.int64))
+
+    def loss(self, model, items, random, device):
+        """The next-token loss of some items; `random` is not needed."""
+        batch = self.windows(items).to(device)
+        with contextlib.nullcontext() if self.float32 else autocast(device):
+            return next_token_loss(model, batch)
+
+
+def time_all_reduce(sizes, num_repeats):
+    """On a rank: seconds by the clock of an all-reduce of so many bytes, least of num_repeats."""
+    found = {}
+    for size in sizes:
+        numbers = torch.zeros(size // 4)
+        seconds = []
+        for _ in range(num_repeats):
+            dist.barrier()
+            start = time.perf_counter()
+            dist.all_reduce(numbers)
+            seconds.append(time.perf_counter() - start)
+        found[size] = min(seconds)
+    return found
+
+
+def make_small_gpt():
+    """03's GPT, so small that a step is over before another program gets its turn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return GPT(65, context=64, width=64, num_heads=4, num_blocks=2)
+
+
+def time_steps(batches, num_repeats, send=True):
+    """On a rank: {batch: [seconds by the clock, seconds of processor time]} of a step of DDP.
+
+    Each is the least of num_repeats. The ranks share the batch. send=False: no gradient is sent.
+    """
+    model = make_small_gpt()
+    parallel = DistributedDataParallel(model) if send else model
+    opt = torch.optim.AdamW(parallel.parameters())
+    found = {batch: [] for batch in batches}
+    for _ in range(num_repeats):
+        for batch in batches:
+            windows = torch.randint(65, (batch // dist.get_world_size(), 65))
+            dist.barrier()                                     # all begin together
+            clock = time.perf_counter()
+            processor = time.process_time()
+            opt.zero_grad()
+            next_token_loss(parallel, windows).backward()      # DDP's all-reduce is in here
+            opt.step()
+            found[batch].append((time.perf_counter() - clock, time.process_time() - processor))
+    return {batch: [min(times) for times in zip(*pairs)] for batch, pairs in found.items()}

@@ -132,6 +132,23 @@ def _draw_line(ax, start, end, colour, dash, bend="arc3"):
     ax.annotate("", end, start, arrowprops=arrow | {"connectionstyle": bend})
 
 
+def two_bells(x, p, q, place):
+    """Figure: the densities p and q on the grid x, their heights at a place, and p / (p + q)."""
+    fig, ax = plotting.figure(7.2, 2.4)
+    near = x.abs() < 5
+    ratio = p / (p + q)
+    at = int((x - place).abs().argmin())
+    ax.fill_between(x[near], p[near], color=plotting.REAL, alpha=0.3, label="real: p")
+    ax.fill_between(x[near], q[near], color=plotting.FAKE, alpha=0.3, label="fake: q")
+    for height, colour, width in ((q[at], plotting.FAKE, 2), (p[at], plotting.REAL, 5)):
+        ax.plot([place, place], [0, height], color=colour, linewidth=width, solid_capstyle="butt")
+    ax.plot(x[near], ratio[near], color=plotting.INK, linestyle="--", label="p / (p + q)")
+    ax.plot(place, ratio[at], "o", color=plotting.INK)
+    ax.set(xlabel="x", ylim=(0, 1.05))
+    ax.legend(loc="upper right")
+    return fig
+
+
 def loss_curves():
     """Figure: the five losses against D_logit: D's for a real sample, for a fake, and G's."""
     D_logit = torch.linspace(-4, 4, 161)
@@ -318,6 +335,42 @@ def race_curves(positions, target):
     ax.axhline(target, color=plotting.REAL, linestyle=":", label="the data")
     ax.set(xlabel="round", ylabel="position of the fakes", title="Two losses, three runs each")
     ax.legend(loc="center right")
+    return fig
+
+
+def listing_curves(rows):
+    """Figure: FID against steps, on log scales. rows: those of the experiment `listing_long`."""
+    colours = {"the listing": plotting.FAKE, "only beta1": plotting.GREY, "+ beta1": plotting.GREEN}
+    fig, ax = plotting.figure(7.2, 2.8)
+    for kind, colour in colours.items():
+        names = [name for name in rows if name.startswith(kind)]
+        num_steps = [int(name.split()[-2].replace(",", "")) for name in names]
+        means = [float(rows[name]["FID"].split(" (")[0]) for name in names]
+        ax.plot(num_steps, means, "o-", color=colour, label=kind)
+    ax.set(xscale="log", yscale="log", xlabel="steps", ylabel="FID")
+    plotting.log_axis(ax, subs=(1, 2, 5))
+    ax.legend(loc="upper right")
+    return fig
+
+
+def course_curves(courses):
+    """Figure: the number of each failure over the rounds, failing against cured.
+
+    courses: dict failure -> finished `Twins`.
+    """
+    fig, axes = plotting.figure(8.6, 2.7, ncols=len(courses), squeeze=False)
+    for ax, (failure, course) in zip(axes[0], courses.items(), strict=True):
+        lines = {}
+        for name, numbers in zip(("failing", "cured"), course.numbers(), strict=True):
+            lines[name] = [max(number, 1e-9) for number in numbers]
+        played = [course.rounds * (k + 1) for k in range(course.moments)]
+        title = f"{failure}:\n{course.label}"
+        logy = failure == "vanishing gradient"
+        plotting.draw_curves(ax, lines, title, "round", x=played, logy=logy)
+        for line, colour in zip(ax.lines, (plotting.PINK, plotting.GREEN), strict=True):
+            line.set_color(colour)  # blue and orange are for real and fake
+        ax.legend()
+        ax.get_legend().set_visible(ax is axes[0][-1])  # one legend for all
     return fig
 
 

@@ -5,7 +5,6 @@ latent_map(...)       two latent numbers: what is decoded anywhere, and where re
 be_the_encoder()      prior, posterior and your own q as curves; the bound and its gap
 reparameterise()      which gradient reaches the mean and the width of a random draw
 conv_shapes()         the shapes on the way through the convolutional VAE
-training_strip(...)   the same digits and codes, decoded as the model trains
 labelled_rows(...)    rows of pictures with their names
 morph(...)            from one digit to another: between pixels, and in the latent space
 beta_dial(...)        what the weight of the rate does to posteriors, reconstructions and samples
@@ -437,23 +436,6 @@ def conv_shapes():
         (8.25, 0.8, 0.8, plotting.INK, "shuffle: logits\n1 x 28 x 28"),
     )
     return plotting.shapes({1.15: boxes}, height=1.7)
-
-
-def training_strip(strip):
-    """Figure: the same digits rebuilt, and the same codes decoded, as the model trains.
-
-    strip: dict step -> (drawn (4, 784), rebuilt (4, 784)), logits; under the key "x" the digits
-    themselves (4, 784).
-    """
-    moments = [step for step in strip if step != "x"]
-    fig, axes = plotting.figure(8.8, 3.3, ncols=len(moments) + 1)
-    for ax, step in zip(axes, moments, strict=False):
-        drawn, rebuilt = strip[step]
-        rows = torch.sigmoid(torch.cat([rebuilt, drawn])) * 2 - 1
-        plotting.draw_images(ax, rows, 2, f"step {step:,}")
-    plotting.draw_images(axes[-1], 2 * strip["x"] - 1, 2, "x")
-    axes[-1].set_anchor("N")
-    return fig
 
 
 def labelled_rows(rows):

@@ -590,9 +590,10 @@ def test_the_strip_s_check_refuses_a_generator_that_hardly_learns(book):
 
 
 def scores(fid, recall, entropy):
-    """DigitScores with these values; all else is 0."""
+    """DigitScores with these values and a floor of the FID of 0.3; all else is 0."""
     values = {"fid": fid, "precision": 0, "recall": recall, "coverage": 0, "entropy": entropy}
-    named = {name: metrics.Score(value, 0) for name, value in values.items()}
+    floors = {"fid": 0.3}
+    named = {name: metrics.Score(value, floors.get(name, 0)) for name, value in values.items()}
     return metrics.DigitScores(**named, classes=torch.zeros(10), n=2000)
 
 
@@ -600,16 +601,9 @@ def test_the_last_checks_refuse_a_poor_generator(book):
     source = source_of(book, "classes")
     source = "".join(source.partition("PIXELS_SHARE = ")[1:])
 
-    class Judge:
-        n = 2000
-
-        def score(self, images):
-            return scores(0.3, 0.9, 1.0)
-
     def passed(pixels, listing, *ours):
         rivals = {"baseline": scores(pixels, 0.0, 0.0), "listing": scores(listing, 0.0, 0.0)}
-        named = {"judge": Judge(), "memorised": lambda n, seed: None}
-        return passes(source, **named, **rivals, gan=scores(*ours))
+        return passes(source, **rivals, gan=scores(*ours))
 
     assert passed(60.0, 90.0, 0.6, 0.8, 0.99)
     assert not passed(60.0, 900.0, 50.0, 0.8, 0.99) and not passed(900.0, 60.0, 50.0, 0.8, 0.99)
@@ -1115,7 +1109,41 @@ def test_the_bells_of_a_feature_say_how_far_means_and_widths_are_apart():
     assert titles[1] == ["narrow", f"means 0.00 + widths {width**2:.2f} = {width**2:.2f}"]
 
 
-def test_pictures_of_the_page_leave_nobody_squinting():
+LONG_ROWS = {
+    f"{kind}, {steps} steps": {"FID": f"{fid} (1.0 to 99.0)"}
+    for kind in ("the listing", "only beta1", "+ beta1")
+    for steps, fid in (("800", 90.5), ("4,690", 30.0))
+}
+
+
+def test_the_curves_of_the_listing_are_the_means_of_the_table():
+    lines = gan_panels.listing_curves(LONG_ROWS).axes[0].lines
+    assert len(lines) == 3
+    for line in lines:
+        assert list(line.get_xdata()) == [800, 4690] and list(line.get_ydata()) == [90.5, 30.0]
+
+
+def test_the_curves_of_the_courses_are_their_numbers(courses):
+    axes = gan_panels.course_curves(courses).axes
+    for ax, (name, course) in zip(axes, courses.items(), strict=True):
+        assert ax.get_title() == f"{name}:\n{course.label}"
+        for line, numbers in zip(ax.lines, course.numbers(), strict=True):
+            assert list(line.get_xdata()) == [3, 6, 9, 12]
+            assert list(line.get_ydata()) == [max(number, 1e-9) for number in numbers]
+
+
+def test_the_two_bells_meet_their_ratio():
+    x = torch.linspace(-6, 6, 1201)
+    p = torch.distributions.Normal(-1.0, 0.8).log_prob(x).exp()
+    q = torch.distributions.Normal(1.0, 1.2).log_prob(x).exp()
+    fake, real, ratio, dot = gan_panels.two_bells(x, p, q, 0.5).axes[0].lines
+    heights = [line.get_ydata()[1] for line in (real, fake)]
+    assert heights == pytest.approx([0.0860, 0.3048], abs=1e-4)
+    assert dot.get_ydata()[0] == pytest.approx(heights[0] / sum(heights))
+    torch.testing.assert_close(torch.as_tensor(ratio.get_ydata()), (p / (p + q))[x.abs() < 5])
+
+
+def test_pictures_of_the_page_leave_nobody_squinting(courses):
     strip = {step: torch.zeros(8, 1, 28, 28) for step in (0, 3, 10, 30)}
     fids = {0: 90.0, 3: 50.0, 10: 8.0, 30: 1.0}
     losses = {"D": [1.0] * 30, "G": [0.7] * 30}
@@ -1126,6 +1154,9 @@ def test_pictures_of_the_page_leave_nobody_squinting():
         gan_panels.feature_bells(NINE, {"a": NINE, "b": NINE / 2}, {"a": 0.0, "b": 5.0}),
         gan_panels.training_strip(strip, fids, losses),
         gan_panels.race_curves({"minimax": [[4.0, 4.0]], "non-saturating": [[4.0, 0.0]]}, -4.0),
+        gan_panels.two_bells(NINE - 4, NINE + 1, 9 - NINE, 0.0),
+        gan_panels.listing_curves(LONG_ROWS),
+        gan_panels.course_curves(courses),
     )
     for fig in pictures:
         assert faint_texts(fig) == []
@@ -1348,7 +1379,7 @@ FAULTS = [
     page("eq. (6): widths not squared", "+ (2.0 - 0.5) ** 2", "+ (2.0 - 0.5)"),
     page("eq. (6): the root forgotten", "2 * eigenvalues.sqrt().sum()", "2 * eigenvalues.sum()"),
     page("eq. (6): covariances added", "eigvals(cov_real @ cov_fake)", "eigvals(cov_real + cov_fake)"),
-    page("the pull is the slope of JSD, not of twice", "rise = 2 * (jensen", "rise = (jensen"),
+    page("the pull is the slope of JSD, not of twice", "rise = 2 * (jsd_at", "rise = (jsd_at"),
     page("the slope of the wrong points", "r1_penalty(Bowl(), points), want", "r1_penalty(Bowl(), points + 1), want"),
     page(
         "eq. (7): another neighbour",
@@ -1391,13 +1422,13 @@ FAULTS = [
     ),
     page(
         "eq. (4): sign",
-        "grad(-F.softplus(D_logit).sum(), D_logit)",
-        "grad(F.softplus(D_logit).sum(), D_logit)",
+        "return -F.softplus(D_logit)  # log(1 - D)",
+        "return F.softplus(D_logit)  # log(1 - D)",
     ),
     page(
         "eq. (5): softplus sign",
-        "grad(F.softplus(-D_logit).sum(), D_logit)",
-        "grad(F.softplus(D_logit).sum(), D_logit)",
+        "return F.softplus(-D_logit)  # -log D",
+        "return F.softplus(D_logit)  # -log D",
     ),
     page(
         "D loss: softplus sign",
@@ -1453,12 +1484,12 @@ FAULTS = [
     ),
     page("pull: the logit of the product", "return log_p - log_q", "return log_p + log_q"),
     page("pull: uphill", "(left - right) / 2e-4", "(right - left) / 2e-4"),
-    page("pull: the minimax push for both", "return F.softplus(-D_logit)  # -log D", "return -F.softplus(D_logit)"),
+    page("eq. (5): the minimax loss for both", "return F.softplus(-D_logit)  # -log D", "return -F.softplus(D_logit)"),
     page("one feature: variances for widths", "(real.std() - fake.std()) ** 2", "(real.var() - fake.var()) ** 2"),
     page("one feature: the means forgotten", "return (real.mean() - fake.mean()) ** 2 + ", "return "),
-    page("crowds: the corner is no corner", "z[:1] + 0.3 * z", "z[:1] + 3.0 * z"),
+    page("crowds: the corner is no corner", "draw_stored(z[:1] + 0.3 * z)", "draw_stored(z)"),
     page("crowds: no specks", "torch.where(turned, -drawn, drawn)", "torch.where(turned, drawn, drawn)"),
-    page("the race: minimax against itself", "race(lambda D_logit: F.softplus(-D_logit), seed)", "race(lambda D_logit: -F.softplus(D_logit), seed)"),
+    page("the race: minimax against itself", "race(non_saturating_loss, seed)", "race(minimax_loss, seed)"),
     page(
         "last checks: a FID as high as that of independent pixels",
         "gan.fid.value, PIXELS_SHARE * baseline.fid.value",
