@@ -596,7 +596,7 @@ class TextTask:
 
 
 def time_all_reduce(sizes, num_repeats):
-    """On a rank: seconds by the clock of an all-reduce of so many bytes, least of num_repeats."""
+    """On a rank: wall-clock seconds of an all-reduce of so many bytes, least of num_repeats."""
     found = {}
     for size in sizes:
         numbers = torch.zeros(size // 4)
@@ -618,7 +618,7 @@ def make_small_gpt():
 
 
 def time_steps(batches, num_repeats, send=True):
-    """On a rank: {batch: [seconds by the clock, seconds of processor time]} of a step of DDP.
+    """On a rank: {batch: [wall-clock seconds, seconds of CPU time]} of a step of DDP.
 
     Each is the least of num_repeats. The ranks share the batch. send=False: no gradient is sent.
     """

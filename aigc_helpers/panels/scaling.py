@@ -45,7 +45,7 @@ KINDS = {
     "1 billion weights on H100s": {
         "sample": 0.062,
         "fixed": 0.0,
-        "num_bytes": 2e9,
+        "num_bytes": 4e9,
         "latency": 1e-5,
         "dollars": 3.0,
     },
@@ -258,7 +258,7 @@ def who_waits():
             step = step_times(**(settings | {"num_ranks": count, "slowest": slowed}))["step"]
             gains.append(alone / step)
         gain = alone / parts["step"]
-        _draw_gain(right, counts, gains, ranks, gain)
+        _draw_gain(right, counts, gains, batch, ranks, gain)
         busy = compute * ((ranks - 1) / slowest + 1) / ranks / parts["step"]
         return fig, _say_step(parts, ranks, gain, busy, batch, KINDS[kind]["dollars"])
 
@@ -286,7 +286,7 @@ def who_waits():
         ],
         alt="Left, a row for each rank over the time of one step: computing forward and backward, "
         "sending, and doing nothing. Right, how many times faster so many ranks are than one, "
-        "beside the straight line of no waiting at all.",
+        "beside the straight line of no waiting at all; dashed where a rank has less than a window.",
     )
 
 
@@ -297,9 +297,11 @@ def _preset(kind, batch, ranks, bandwidth):
     }  # fmt: skip
 
 
-def _draw_gain(ax, counts, gains, ranks, gain):
+def _draw_gain(ax, counts, gains, batch, ranks, gain):
+    whole = sum(count <= batch for count in counts)  # beyond, a rank has less than a window
     ax.plot(counts, counts, ":", color=plotting.GREY)
-    ax.plot(counts, gains, color=plotting.BLUE)
+    ax.plot(counts[whole - 1 :], gains[whole - 1 :], "--", color=plotting.SKY)
+    ax.plot(counts[:whole], gains[:whole], color=plotting.BLUE)
     ax.plot([ranks], [gain], "o", color=plotting.ORANGE, markersize=8)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
@@ -313,9 +315,11 @@ def _draw_gain(ax, counts, gains, ranks, gain):
 def _say_step(parts, ranks, gain, busy, batch, dollars):
     waits = parts["network"] - parts["hidden"]
     price = parts["step"] * ranks / 3600 * dollars
+    bound = " (a fraction of a window each: an upper bound)" if ranks > batch else ""
+    times = f"{gain:,.0f}" if gain >= 100 else f"{gain:.3g}"
     return (
         f"A step takes {_time(parts['step'])}: {_time(parts['gradient'] + parts['update'])} of computing, "
-        f"{_time(waits)} of waiting for the network. {ranks} ranks do {gain:.3g} times the work of one; "
+        f"{_time(waits)} of waiting for the network. {ranks:,} ranks do {times} times the work of one{bound}; "
         f"{100 * (1 - busy):.0f} % of their time is idle. A million windows cost ${1e6 * price / batch:,.2f}."
     )
 

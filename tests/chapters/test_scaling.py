@@ -236,6 +236,9 @@ def test_the_first_panel_shows_what_its_prompt_asks():
         panel.set(overlap=True, ranks=ranks)
         gains.append(float(panel.status.value.partition(" times the work")[0].split()[-1]))
     assert gains == [7.22, 12.5]  # the update hides nothing
+    assert "upper bound" not in panel.status.value
+    panel.set(ranks=1024)
+    assert "a fraction of a window each: an upper bound" in panel.status.value
 
 
 def test_the_ring_is_finished_after_twice_n_minus_one_steps():
@@ -391,6 +394,11 @@ FAULTS = [
         "sharded: every rank updates the first piece",
         "for shard, piece in zip(shards, pieces)]",
         "for shard, piece in zip(shards, pieces[:1] * 4)]",
+    ),
+    page(
+        "sharded: the sum for the mean, which AdamW hides",
+        "pieces = [piece / 4 for piece in reduce_scatter(gradients)]",
+        "pieces = [piece / 1 for piece in reduce_scatter(gradients)]",
     ),
     page(
         "eq. (7): the latency once",
