@@ -80,6 +80,31 @@ def require_probabilities(where, *distributions) -> None:
             raise ValueError(f"{where}: probabilities must be at least 0 and sum to 1, got {p.detach()}")
 
 
+def require_points(where, x, y=None) -> None:
+    """Refuse x unless it is (N, d) and finite and y, if given, holds a class 0, 1, ... for each point."""
+    require_finite(where, "x", x)
+    if x.ndim != 2:
+        raise ValueError(f"{where}: x must have a shape (N, d), got {tuple(x.shape)}")
+    if y is not None and (y.shape != x.shape[:1] or y.is_floating_point() or y.min() < 0):
+        raise ValueError(f"{where}: y must hold a class 0, 1, ... for each of {len(x)} points")
+
+
+def require_classes(where, x, y) -> int:
+    """How many classes 0..K-1 the points x (N, d) have by y (N,); each must have a point."""
+    require_points(where, x, y)
+    counts = y.long().bincount()
+    if (counts == 0).any():
+        raise ValueError(f"{where}: no point of class {counts.argmin().item()}: number the classes 0..K-1")
+    return len(counts)
+
+
+def require_invertible(where, cov) -> None:
+    """Refuse covariances (K, d, d) of which one has no inverse."""
+    if torch.linalg.cholesky_ex(cov).info.any():
+        few = "too few points for an invertible covariance"
+        raise ValueError(f"{where}: {few}: give more, or a larger ridge")
+
+
 # ---------------------------------------------------------------- samplers of text
 
 

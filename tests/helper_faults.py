@@ -4,6 +4,12 @@ from tests.seeded_faults import in_helper
 
 FAULTS = [
     in_helper(
+        "arguments",
+        "a point of a class that is none is let through",
+        "y.is_floating_point() or y.min() < 0",
+        "y.is_floating_point()",
+    ),
+    in_helper(
         "checks",
         "check() passes where it should fail",
         "if not (excess > 0).any():",

@@ -56,6 +56,26 @@ def test_numbers_within_bounds():
         a.require_number("f", "x", 0, above=0, most=1)
 
 
+def test_points_and_their_classes():
+    x = torch.zeros(4, 2)
+    assert a.require_points("f", x) is None
+    assert a.require_classes("f", x, torch.tensor([0, 2, 1, 2])) == 3
+    for y in (torch.tensor([0, 1, 1, -1]), torch.zeros(4), torch.zeros(3).long()):
+        with pytest.raises(ValueError, match="^f: y must hold a class 0, 1, ... for each of 4 points$"):
+            a.require_points("f", x, y)
+    with pytest.raises(ValueError, match=r"^f: x must have a shape \(N, d\), got \(4,\)$"):
+        a.require_points("f", x[:, 0])
+    with pytest.raises(ValueError, match="^f: no point of class 1: number the classes 0..K-1$"):
+        a.require_classes("f", x, torch.tensor([0, 2, 0, 2]))
+
+
+def test_covariances_with_an_inverse():
+    eye = torch.eye(2)
+    assert a.require_invertible("f", eye[None]) is None
+    with pytest.raises(ValueError, match="^f: too few points for an invertible covariance: "):
+        a.require_invertible("f", torch.stack([eye, 0 * eye]))
+
+
 def test_one_of():
     assert a.require_one_of("f", "loss", "hinge", ["hinge", "minimax"]) == "hinge"
     with pytest.raises(ValueError, match="^f: unknown loss 'hing'; choose one of hinge, minimax$"):

@@ -1,26 +1,18 @@
 """Generated from notebooks/00_intro.ipynb: edit it there, then run `python -m tools export`."""
 
-
 import math
 
 import torch
 import torch.nn.functional as F
 
 from aigc_helpers.arguments import (
-    require_finite,
+    require_classes,
+    require_invertible,
     require_number,
+    require_points,
     require_probabilities,
     require_whole,
 )
-
-
-def require_points(where, x, y=None):
-    """ValueError unless x (N, d) is finite and y, if given, holds a class 0, 1, ... a point."""
-    require_finite(where, "x", x)
-    if x.ndim != 2:
-        raise ValueError(f"{where}: x must have a shape (N, d), got {tuple(x.shape)}")
-    if y is not None and (y.shape != x.shape[:1] or y.is_floating_point() or y.min() < 0):
-        raise ValueError(f"{where}: y must hold a class 0, 1, ... for each of {len(x)} points")
 
 
 def gaussian(x, mean, width):
@@ -41,15 +33,16 @@ class GaussianClassifier:
 
     Learns from x (N, d), y (N,) in 0..K-1. shared: one covariance for all classes; diagonal:
     independent features ("naive Bayes"); ridge: added to the diagonal of each covariance.
-    Raises ValueError for a class without points, or too few points for a covariance.
     """
 
     def __init__(self, x, y, shared=False, diagonal=False, ridge=1e-3):
-        groups = by_class(x, y)
+        num_classes = require_classes("GaussianClassifier", x, y)
+        groups = [x[y == k] for k in range(num_classes)]
         self.share = torch.tensor([len(group) for group in groups]).to(x) / len(x)  # (K,)
         self.mean = torch.stack([group.mean(dim=0) for group in groups])  # (K, d)
         self.cov = class_covariances(groups, shared, diagonal, ridge)  # (K, d, d)
-        self.factor = cholesky_factors(self.cov)  # the triangles of a, b, c, ...
+        require_invertible("GaussianClassifier", self.cov)
+        self.factor = torch.linalg.cholesky(self.cov)  # the triangles of a, b, c, ...
         self.density = torch.distributions.MultivariateNormal(self.mean, scale_tril=self.factor)
 
     def log_joint(self, x):
@@ -75,17 +68,7 @@ class GaussianClassifier:
         return x, y
 
 
-# The rest of this cell is what the class says to bad input, and its options.
-def by_class(x, y):
-    """The points of each class 0..K-1, [(N_k, d)]. ValueError for a class without points."""
-    require_points("GaussianClassifier", x, y)
-    counts = y.long().bincount()
-    if (counts == 0).any():
-        missing = f"no point of class {counts.argmin().item()}"
-        raise ValueError(f"GaussianClassifier: {missing}: number the classes 0..K-1")
-    return [x[y == k] for k in range(len(counts))]
-
-
+# The options of section 5: shared, diagonal, ridge.
 def class_covariances(groups, shared, diagonal, ridge):
     """The covariances (K, d, d) of K groups of points, as GaussianClassifier wants them."""
     require_number("GaussianClassifier", "ridge", ridge, least=0)
@@ -97,15 +80,6 @@ def class_covariances(groups, shared, diagonal, ridge):
     if diagonal:
         cov = torch.diag_embed(cov.diagonal(dim1=1, dim2=2))
     return cov + ridge * torch.eye(cov.shape[-1]).to(cov)
-
-
-def cholesky_factors(cov):
-    """The triangles (K, d, d) of covariances (K, d, d). ValueError if one has no inverse."""
-    factor, failed = torch.linalg.cholesky_ex(cov)
-    if failed.any():
-        few = "too few points for an invertible covariance"
-        raise ValueError(f"GaussianClassifier: {few}: give more, or a larger ridge")
-    return factor
 
 
 def logistic_loss(w, b, x, y):

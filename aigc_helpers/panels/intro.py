@@ -410,7 +410,6 @@ def fitted_and_drawn(x, y, drawn, which, spot):
         plotting.draw_points(ax, points[classes == 1], points[classes == 0], size=11)
         ax.set(title=title, xlim=(-3.3, 2.6), ylim=(-2.1, 3.1), xlabel="x₁", ylabel="x₂", aspect="equal")
     axes[0].plot(*spot, "*", color=INK, markersize=11)
-    axes[0].annotate("spot", spot, (-7, 4), textcoords="offset points", fontsize=10, ha="right")
     return fig
 
 

@@ -997,12 +997,6 @@ FAULTS = [
         'if kind.startswith("replace"):',
         'if kind.startswith("accumulate"):',
     ),
-    page(
-        "a point of a class that is none is let through",
-        "y.is_floating_point() or y.min() < 0",
-        "y.is_floating_point()",
-        "test_points_that_are_none_are_refused_in_a_sentence",
-    ),
     panel(
         "label 0 taken for no label",
         "if label is None:",
