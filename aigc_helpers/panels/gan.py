@@ -374,6 +374,21 @@ def course_curves(courses):
     return fig
 
 
+def unnamed_curves(courses):
+    """Figure: A, B, C, how far right the fakes' centre is in the failing twins; exercise 2 asks which is which.
+
+    courses: as for `course_curves`.
+    """
+    fig, axes = plotting.figure(8.6, 2.2, ncols=3)
+    order = ("vanishing gradient", "collapse", "oscillation")
+    for ax, name, failure in zip(axes, "ABC", order, strict=True):
+        centres = [failing.fake[:, 0].mean().item() for failing, _ in courses[failure].tape]
+        ax.plot(range(1, len(centres) + 1), centres, ".-", color=plotting.INK)
+        ax.set(title=name, xlabel="moment", ylim=(-1.6, 1.6))
+    axes[0].set_ylabel("x of the fakes' centre")
+    return fig
+
+
 # ---------------------------------------------------------------- be the generator
 
 CENTRES = ((-0.9, -0.7), (0.9, -0.7), (-0.9, 0.9))  # of the three real clouds

@@ -725,11 +725,17 @@ def log_on_the_left(logits, alpha):
     return alpha * real_part + (1 - alpha) * F.softplus(logits).mean()
 
 
+DIAGNOSIS = {  # exercise 2
+    "A": ("vanishing gradient", "non-saturating"),
+    "B": ("collapse", "equal rates"),
+    "C": ("oscillation", "R1"),
+}
 WRONG = {  # what is wrong: (mark, answer)
     "1: the number of fakes forgotten": ("mark_1", lambda p, q, k: p / (p + q)),
     "1: k on the wrong density": ("mark_1", lambda p, q, k: k * p / (k * p + q)),
-    "2: upside down": ("mark_2", 1 / 99),
-    "2: one over D": ("mark_2", 100),
+    "2: the cures of two swapped": ("mark_2", DIAGNOSIS | {"A": ("vanishing gradient", "R1")}),
+    "2: two curves swapped": ("mark_2", DIAGNOSIS | {"B": DIAGNOSIS["C"], "C": DIAGNOSIS["B"]}),
+    "2: a curve forgotten": ("mark_2", {"A": DIAGNOSIS["A"]}),
     "3: the parts swapped": ("mark_3", smoothed(lambda alpha: 1 - alpha)),
     "3: no smoothing": ("mark_3", smoothed(lambda alpha: 1.0)),
     "3: always 0.9": ("mark_3", smoothed(lambda alpha: 0.9)),
@@ -827,9 +833,9 @@ def gan_round(G, D, g_opt, d_opt, real, z):
     g_opt.step()
 
 
-IN_PLACE = [  # (mark, right, wrong); exercise 2 asks for a number, which nothing can change
+IN_PLACE = [  # (mark, right, wrong); exercise 2 asks for names, which nothing can change
     ("mark_1", best_in_place, without_k_in_place),
-    ("mark_2", 99, 98),
+    ("mark_2", DIAGNOSIS, DIAGNOSIS | {"A": ("vanishing gradient", "R1")}),
     ("mark_3", smoothed_in_place(True), smoothed_in_place(False)),
     ("mark_4", coverage_in_place(True), coverage_in_place(False)),
     ("mark_5", round_in_place, round_on_nothing),
@@ -1132,6 +1138,14 @@ def test_the_curves_of_the_courses_are_their_numbers(courses):
             assert list(line.get_ydata()) == [max(number, 1e-9) for number in numbers]
 
 
+def test_the_unnamed_curves_are_the_failing_twins_in_the_order_of_the_mark(courses):
+    axes = gan_panels.unnamed_curves(courses).axes
+    assert [ax.get_title() for ax in axes] == list(DIAGNOSIS)
+    for ax, (failure, _) in zip(axes, DIAGNOSIS.values(), strict=True):
+        want = [failing.fake[:, 0].mean().item() for failing, _ in courses[failure].tape]
+        assert list(ax.lines[0].get_ydata()) == want
+
+
 def test_the_two_bells_meet_their_ratio():
     x = torch.linspace(-6, 6, 1201)
     p = torch.distributions.Normal(-1.0, 0.8).log_prob(x).exp()
@@ -1157,6 +1171,7 @@ def test_pictures_of_the_page_leave_nobody_squinting(courses):
         gan_panels.two_bells(NINE - 4, NINE + 1, 9 - NINE, 0.0),
         gan_panels.listing_curves(LONG_ROWS),
         gan_panels.course_curves(courses),
+        gan_panels.unnamed_curves(courses),
     )
     for fig in pictures:
         assert faint_texts(fig) == []
@@ -1655,7 +1670,12 @@ FAULTS = [
         "for k in (1,):",
         "test_marks_refuse_wrong_answers",
     ),
-    page("mark 2 at another certainty", "torch.tensor([0.01],", "torch.tensor([0.1],", "exercises"),
+    page(
+        "mark 2 asks for the failures only",
+        "if tuple(answer[curve]) != pair:",
+        "if answer[curve][0] != pair[0]:",
+        "test_marks_refuse_wrong_answers",
+    ),
     page(
         "mark 3 knows only 0.9",
         "for alpha in (0.9, 0.7):",
