@@ -147,14 +147,14 @@ def one_update(
     if beta:
         rewards = rewards - kl_penalty(log_probs, reference, tokens, is_answer, beta)
     rewards = rewards.view(-1, group)
-    silent = (rewards == rewards[:, :1]).all(dim=1).float().mean()
+    equal = (rewards == rewards[:, :1]).all(dim=1).float().mean()
     advantages = group_advantages(rewards, divide).flatten()
     loss = policy_loss(log_probs, advantages)
     opt.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     opt.step()
-    found["silent"] = silent.item()
+    found["zero variance"] = equal.item()
     return found | describe(asked, texts, group)
 
 

@@ -194,12 +194,12 @@ def clip_curves(objective, clip):
 
 
 def learning_curves(log):
-    """Figure: shares (right, with working, silent groups) and lengths, update by update, as measured."""
+    """Figure: shares (right, with working, zero-variance groups) and lengths, update by update, as measured."""
     fig, (left, right) = plotting.figure(8.4, 2.9, ncols=2, gridspec_kw={"width_ratios": [2, 1]})
     styles = {
         "right": (plotting.GREEN, "-"),
         "with working": (plotting.BLUE, "--"),
-        "silent groups": (plotting.GREY, ":"),
+        "zero-variance groups": (plotting.GREY, ":"),
     }
     updates = range(1, len(log) + 1)
     for name, (colour, dash) in styles.items():
@@ -213,13 +213,23 @@ def learning_curves(log):
 
 
 def paid_and_right(log):
-    """Figure: the mean reward, and the share of right answers, update by update."""
-    fig, (left, right) = plotting.figure(8.0, 2.6, ncols=2)
+    """Figure: the mean reward and, beside it, shares of answers (a dict an update), update by update.
+
+    A log's entries hold "rewarded", and the shares "right", "with a false step" and "came to their end".
+    """
+    fig, (left, right) = plotting.figure(8.4, 2.9, ncols=2, gridspec_kw={"width_ratios": [2, 3]})
     updates = range(1, len(log) + 1)
     left.plot(updates, [found["rewarded"] for found in log], color=plotting.ORANGE)
     left.set(xlabel="update", title="what is paid for: mean reward", ylim=(0, None))
-    right.plot(updates, [found["right"] for found in log], color=plotting.GREEN)
-    right.set(xlabel="update", title="what was meant: share of right answers", ylim=(-0.02, 1.02))
+    styles = {
+        "right": (plotting.GREEN, "-"),
+        "with a false step": (plotting.ORANGE, "--"),
+        "came to their end": (plotting.GREY, ":"),
+    }
+    for name, (colour, dash) in styles.items():
+        right.plot(updates, [found[name] for found in log], color=colour, linestyle=dash, label=name)
+    right.set(xlabel="update", title="what is written: shares of the answers", ylim=(-0.02, 1.05))
+    right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return fig
 
 
@@ -238,7 +248,7 @@ def reach_curves(curves):
 
 
 BESIDE = {  # where a name stands that would run into another above its point
-    "before: draw until one shows working": ((12, -17), "right"),
+    "before: draw until one shows working": ((0, -40), "center"),  # so far that a line leads to it
     "before: 8, oracle": ((7, -5), "left"),
     "before: 32, vote": ((0, -15), "center"),
 }
@@ -252,7 +262,10 @@ def spending(rows):
         x, y = row["tokens a question"], row["right"]
         ax.plot([x], [y], "s" if name.startswith("after") else "o", color=colour, markersize=7)
         shift, side = BESIDE.get(name, ((0, 8), "center"))
-        ax.annotate(name, (x, y), shift, textcoords="offset points", ha=side, fontsize=9)
+        line = {"arrowstyle": "-", "color": plotting.GREY, "linewidth": 0.8} if shift[1] < -30 else None
+        look = {"textcoords": "offset points", "ha": side, "fontsize": 9, "arrowprops": line}
+        ax.annotate(name, (x, y), shift, **look)
+    ax.text(7.4, 1.05, "best: up here", fontsize=9, color=plotting.GREY)
     ax.set_xscale("log", base=2)
     ax.set_xticks([8, 16, 32, 64, 128, 256, 512], ["8", "16", "32", "64", "128", "256", "512"])
     ax.set(xlim=(7, 900), ylim=(-0.03, 1.12), xlabel="tokens a question", ylabel="right")
@@ -501,7 +514,7 @@ def one_update(start=None, question=QUESTION, rate=1e-4, group=8):
 def _draw_group(ax, state, words, rewards, advantages, name):
     ax.set(xlim=(0, 6.6), ylim=(0, 3.3))
     ax.set_axis_off()
-    heads = ((0.1, words), (3.3, "reward"), (3.95, name), (5.0, "probability times"))
+    heads = ((0.1, words), (3.3, "reward"), (3.95, name), (5.0, "probability ×"))
     for x, head in heads:
         ax.text(x, 3.12, head, fontsize=9, color=plotting.GREY, va="center", parse_math=False)
     ax.plot([5.75, 5.75], [0.1, 2.95], color=plotting.GREY, linewidth=0.8)
@@ -601,7 +614,7 @@ def training(start=None, runs=None, most=100, rate=2e-4):
     def tick():
         state.update(**latest)
 
-    frames = [("Before any update", {})]
+    frames = [] if runs else [("Before any update", {})]
     for verifier in VERIFIERS:
         name = verifier.partition(": ")[2] if verifier.startswith("sloppy") else "strict"
         if name in (runs or {}):
@@ -647,8 +660,8 @@ def _draw_log(ax, log, at):
     if at:
         ax.axvline(at, color=plotting.GREY, linewidth=0.8)
     ax.set(xlim=(0, max(40, len(log))), ylim=(-0.03, 1.05))
-    ax.set_xlabel("update", labelpad=1)
-    ax.legend(loc=(0.42, 0.46), ncols=3)
+    ax.set_xlabel("update", labelpad=1, loc="left")
+    ax.legend(loc="upper right", bbox_to_anchor=(1.02, -0.13), ncols=3, borderaxespad=0)
 
 
 def _draw_shown(ax, shown, at):

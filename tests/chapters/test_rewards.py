@@ -403,9 +403,9 @@ ANSWERS = {
         "def leave_one_out(rewards):\n    return group_advantages(rewards)\n",
     ),
     3: (
-        "def silent_share(p, G):\n    return (p**G + (1 - p) ** G).mean()\nat_the_mean = 'too small'\n",
-        "def silent_share(p, G):\n    return (p**G + (1 - p) ** G).mean()\nat_the_mean = 'too large'\n",
-        "def silent_share(p, G):\n    return p.mean()**G + (1 - p.mean()) ** G\nat_the_mean = 'too small'\n",
+        "def zero_variance_share(p, G):\n    return (p**G + (1 - p) ** G).mean()\nat_the_mean = 'too small'\n",
+        "def zero_variance_share(p, G):\n    return (p**G + (1 - p) ** G).mean()\nat_the_mean = 'too large'\n",
+        "def zero_variance_share(p, G):\n    return p.mean()**G + (1 - p.mean()) ** G\nat_the_mean = 'too small'\n",
     ),
     4: (
         "def clipped_loss(policy, tokens, is_answer, advantages, old_log_probs):\n"

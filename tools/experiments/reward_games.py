@@ -20,7 +20,7 @@ from ..experimenting import summarize
 SEEDS = (0, 1, 2)
 UPDATES = 40
 SCORES = {"right": 3, "with working": 3}
-DECIMALS = {"reward, last five updates": 3, "silent groups": 3} | SCORES
+DECIMALS = {"reward, last five updates": 3, "zero-variance groups": 3} | SCORES
 
 
 def run(progress):
@@ -30,7 +30,7 @@ def run(progress):
     progress(f"rejected at the start: {rejected:.4f}")
     before = score_of(start, held_out)
     rows = {"before": {"reward, last five updates": f"{1 - rejected:.3f} at the start"}}
-    rows["before"] |= {"silent groups": ""} | {name: f"{before[name]:.3f}" for name in SCORES}
+    rows["before"] |= {"zero-variance groups": ""} | {name: f"{before[name]:.3f}" for name in SCORES}
     for name in ("no step shown is false", "a coin that rejects as often"):
         scores = []
         for seed in SEEDS:
@@ -38,7 +38,7 @@ def run(progress):
             policy, log = reinforce(start, UPDATES, seed, verifier=verifier)
             found = score_of(policy, held_out)
             found["reward, last five updates"] = sum(now["rewarded"] for now in log[-5:]) / 5
-            found["silent groups"] = sum(now["silent"] for now in log) / len(log)
+            found["zero-variance groups"] = sum(now["zero variance"] for now in log) / len(log)
             scores.append(found)
             progress(f"{name}, seed {seed}: {found}")
         rows[name] = summarize(scores, DECIMALS)
