@@ -30,43 +30,6 @@ def gaussian(x, mean, width):
     return height * torch.exp(-0.5 * distance**2)
 
 
-def logistic_loss(w, b, x, y):
-    """Eq. (6): -log p(y | x), nats, averaged over points x (N, d) with classes y (N,) in {0, 1}."""
-    require_points("logistic_loss", x, y)
-    if y.max() > 1:
-        raise ValueError(f"logistic_loss: y must be 0 or 1, got {y.max().item()}")
-    s = 2 * y - 1  # +1 and -1
-    a = x @ w + b
-    return F.softplus(-s * a).mean()  # softplus(t) is log(1 + e^t)
-
-
-# The loop above, quicker: no need to read it.
-def fit_logistic(x, y, decay=1e-3):
-    """Discriminative: w (d,) and b that minimise eq. (6) + decay |w|^2 / 2.
-
-    Raises ValueError for points of one class only: no boundary can be learnt from them.
-    """
-    require_points("fit_logistic", x, y)
-    require_number("fit_logistic", "decay", decay, least=0)
-    if y.min() == y.max():
-        raise ValueError("fit_logistic: all points are of one class; give some of the other one")
-    w = torch.zeros(x.shape[1], dtype=x.dtype, requires_grad=True)
-    b = torch.zeros((), dtype=x.dtype, requires_grad=True)
-    opt = torch.optim.LBFGS(
-        [w, b], max_iter=100, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
-    )
-
-    def closure():
-        opt.zero_grad()
-        loss = logistic_loss(w, b, x, y) + 0.5 * decay * w.square().sum()
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():  # panels draw with gradients switched off
-        opt.step(closure)
-    return w.detach(), b.detach()
-
-
 def covariance(x):
     """The covariance matrix (d, d) of points x (N, d), divided by N."""
     centred = x - x.mean(dim=0)
@@ -143,6 +106,43 @@ def cholesky_factors(cov):
         few = "too few points for an invertible covariance"
         raise ValueError(f"GaussianClassifier: {few}: give more, or a larger ridge")
     return factor
+
+
+def logistic_loss(w, b, x, y):
+    """Eq. (7): -log p(y | x), nats, averaged over points x (N, d) with classes y (N,) in {0, 1}."""
+    require_points("logistic_loss", x, y)
+    if y.max() > 1:
+        raise ValueError(f"logistic_loss: y must be 0 or 1, got {y.max().item()}")
+    s = 2 * y - 1  # +1 and -1
+    a = x @ w + b
+    return F.softplus(-s * a).mean()  # softplus(t) is log(1 + e^t)
+
+
+# The loop above, quicker: no need to read it.
+def fit_logistic(x, y, decay=1e-3):
+    """Discriminative: w (d,) and b that minimise eq. (7) + decay |w|^2 / 2.
+
+    Raises ValueError for points of one class only: no boundary can be learnt from them.
+    """
+    require_points("fit_logistic", x, y)
+    require_number("fit_logistic", "decay", decay, least=0)
+    if y.min() == y.max():
+        raise ValueError("fit_logistic: all points are of one class; give some of the other one")
+    w = torch.zeros(x.shape[1], dtype=x.dtype, requires_grad=True)
+    b = torch.zeros((), dtype=x.dtype, requires_grad=True)
+    opt = torch.optim.LBFGS(
+        [w, b], max_iter=100, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        opt.zero_grad()
+        loss = logistic_loss(w, b, x, y) + 0.5 * decay * w.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():  # panels draw with gradients switched off
+        opt.step(closure)
+    return w.detach(), b.detach()
 
 
 def entropy(p):

@@ -262,6 +262,15 @@ def _chain(ax, left, title, words, image, picture_first):
     _arrow(ax, (left + 2.7, 1.42), (left + 3.13, 1.42))
 
 
+def features_of(source, digit):
+    """Ink (per cent) and breadth (columns) of all pictures of one digit: (N, 2)."""
+    images = source.images[source.labels == digit, 0].float() / 255  # (N, 28, 28): 1 is ink
+    ink = 100 * images.mean(dim=(1, 2))
+    column_has_ink = (images > 0.5).any(dim=1)  # (N, 28)
+    breadth = column_has_ink.sum(dim=1).float()
+    return torch.stack([ink, breadth], dim=1)
+
+
 @plotting.style()
 def ink_histograms(ink_of_ones, ink_of_sevens):
     """Histograms of ink (N,), in per cent, with the Gaussian that fits each best over it."""
@@ -321,7 +330,7 @@ def ink_posteriors(ink, is_seven, w, b):
             ax.plot((low + high) / 2, is_seven[inside].float().mean(), "o", color=GREY)
     ax.plot([], [], "o", color=GREY, label="counted: share of sevens")
     ax.plot(axis, joint[1] / (joint[0] + joint[1]), color=BLUE, label="generative: eq. (3)")
-    ax.plot(axis, torch.sigmoid(w * axis + b), "--", color=ORANGE, label="discriminative: eq. (4)")
+    ax.plot(axis, torch.sigmoid(w * axis + b), "--", color=ORANGE, label="discriminative: eq. (6)")
     ax.set(xlabel="ink, in per cent", ylabel="p(seven | ink)", ylim=(-0.03, 1.03))
     ax.legend(loc="lower right")
     return fig
@@ -367,7 +376,7 @@ def two_spots(mean, cov, spots):
 
 
 def _ring(mean, cov, radius):
-    """Points (2, 60) on the ring at the Mahalanobis distance `radius`, the root of that in eq. (7)."""
+    """Points (2, 60) on the ring at the Mahalanobis distance `radius`, the root of that in eq. (5)."""
     angle = torch.linspace(0, 2 * math.pi, 60)
     circle = torch.stack([angle.cos(), angle.sin()])
     return mean[:, None] + radius * torch.linalg.cholesky(cov) @ circle
@@ -452,13 +461,21 @@ def blur(digits):
 
 
 @plotting.style()
-def picture_rows(kinds, ncols=12):
-    """One row of pictures for each of {kind: pictures (N, 784)}, its name at the left."""
-    fig, axes = plotting.figure(8.2, 0.5 * len(kinds), nrows=len(kinds), tight=False)
-    fig.subplots_adjust(left=0.24, right=0.995, top=0.99, bottom=0.01, hspace=0.08)
+def picture_rows(kinds, ncols=12, model=None):
+    """One row of pictures for each of {kind: pictures (N, 784)}, its name at the left.
+
+    With a model, under each picture the class that has the largest p(y | x).
+    """
+    high, gap = (0.5, 0.08) if model is None else (0.72, 0.44)
+    fig, axes = plotting.figure(8.2, high * len(kinds), nrows=len(kinds), tight=False)
+    bottom = 0.01 if model is None else 0.3 / (high * len(kinds))  # room for the last row's classes
+    fig.subplots_adjust(left=0.24, right=0.995, top=0.99, bottom=bottom, hspace=gap)
     for ax, (name, pictures) in zip(axes, kinds.items(), strict=True):
         plotting.draw_images(ax, pictures[:ncols], ncols=ncols)
         ax.text(-0.02, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=10.5)
+        named = [] if model is None else model.posterior(pictures[:ncols]).argmax(dim=1).tolist()
+        for k, digit in enumerate(named):
+            ax.text((k + 0.5) / ncols, -0.08, digit, transform=ax.transAxes, ha="center", va="top", fontsize=10)
     return fig
 
 
@@ -521,6 +538,43 @@ def axes_of_cloud(cov, mean, pictures, shown=(1, 10, 100, 400)):
 # ---------------------------------------------------------------- who wins, and what becomes of copies of copies
 
 
+def many_features(n, together=0.0, seed=0):
+    """n points (n, 20) of two classes (n,): features independent, or with a part in common."""
+    random = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 2
+    gap = torch.full((20,), 0.3)
+    gap[1::2] = 0.15  # every second feature tells less
+    noise = torch.randn(n, 20, generator=random) + together * torch.randn(n, 1, generator=random)
+    return noise + (2 * y - 1)[:, None] * gap, y
+
+
+def learning_curves(sizes, repeats, together):
+    """Shares of wrong answers (repeats, sizes, 4): naive Bayes, logistic regression plain, and with a decay.
+
+    Three are of 4,000 fresh points; the fourth is the plain one's share on the points that it was trained on.
+    """
+    x_test, y_test = many_features(4000, together, seed=999)
+    rates = []
+    for r in range(repeats):
+        training_sets = [many_features(n, together, seed=1000 * r + n) for n in sizes]
+        rates.append([_error_rates(x, y, x_test, y_test) for x, y in training_sets])
+    return torch.tensor(rates)
+
+
+def _error_rates(x, y, x_test, y_test):
+    """The four shares of `learning_curves`, for one training set."""
+    naive = intro.GaussianClassifier(x, y, shared=True, diagonal=True)
+    plain_w, plain_b = intro.fit_logistic(x, y, decay=1e-6)
+    pulled_w, pulled_b = intro.fit_logistic(x, y, decay=40 / len(x))
+    wrong = (
+        naive.log_joint(x_test).argmax(dim=1) != y_test,
+        (x_test @ plain_w + plain_b > 0) != y_test,
+        (x_test @ pulled_w + pulled_b > 0) != y_test,
+        (x @ plain_w + plain_b > 0) != y,
+    )
+    return [answers.float().mean().item() for answers in wrong]
+
+
 @plotting.style()
 def who_wins(sizes, rates):
     """Error rates with bands, a frame a world; rates: {world: (repeats, sizes, 3)}."""
@@ -562,31 +616,39 @@ def widths_by_generation(runs):
 
 
 @plotting.style()
-def two_scores(real, drawn, neighbours=3):
-    """What a Fréchet distance and what precision compare, for points real (N, 2) and drawn (M, 2) in the plane.
-
-    Left: a Gaussian for each set. Right: a disc around each real point, out to its third neighbour; a drawn
-    point in no disc is a cross.
-    """
-    fig, axes = plotting.figure(7.6, 4.6, ncols=2)
+def frechet(real, drawn):
+    """What a Fréchet distance compares: a Gaussian for points real (N, 2), and one for points drawn (M, 2)."""
+    fig, ax = plotting.figure(4.4, 4.2)
     for points, colour, name in ((real, BLUE, "real"), (drawn, ORANGE, "drawn")):
-        axes[0].scatter(*points.T, s=12, color=colour, linewidths=0, alpha=0.6, label=name)
+        ax.scatter(*points.T, s=12, color=colour, linewidths=0, alpha=0.6, label=name)
         mean = points.mean(dim=0)
-        axes[0].plot(*mean, "+", color=colour, markersize=12)
+        ax.plot(*mean, "+", color=colour, markersize=12)
         for radius in (1, 2):
-            axes[0].plot(*_ring(mean, intro.covariance(points), radius), color=colour, linewidth=1.4)
+            ax.plot(*_ring(mean, intro.covariance(points), radius), color=colour, linewidth=1.4)
+    return _in_the_plane(fig, ax, "Fréchet distance: two Gaussians")
+
+
+@plotting.style()
+def discs(real, drawn, neighbours=3):
+    """What precision counts: a disc around each of points real (N, 2), out to its third neighbour.
+
+    A point of drawn (M, 2) in no disc is a cross.
+    """
+    fig, ax = plotting.figure(4.4, 4.2)
     reach = torch.cdist(real, real).sort(dim=1).values[:, neighbours]
     for point, radius in zip(real, reach, strict=True):
-        axes[1].add_patch(Circle(point.tolist(), radius.item(), facecolor=SKY, alpha=0.25, linewidth=0))
+        ax.add_patch(Circle(point.tolist(), radius.item(), facecolor=SKY, alpha=0.25, linewidth=0))
     among = (torch.cdist(drawn, real) <= reach).any(dim=1)
-    axes[1].scatter(*real.T, s=12, color=BLUE, linewidths=0, label="real")
+    ax.scatter(*real.T, s=12, color=BLUE, linewidths=0, label="real")
     for chosen, marker, name in ((among, "o", "drawn, in a disc"), (~among, "x", "drawn, in none")):
-        axes[1].scatter(*drawn[chosen].T, s=16, color=ORANGE, marker=marker, linewidths=1, label=name)
-    axes[0].set_title("Fréchet distance: two Gaussians")
-    axes[1].set_title(f"Precision: {int(among.sum())} of {len(drawn)} drawn in a disc")
-    for ax in axes:
-        ax.set(xlim=(-4.2, 4.2), ylim=(-3.6, 4.6), xticks=[], yticks=[], aspect="equal")
-        ax.legend(loc="upper left", ncols=3, fontsize=8.5, handletextpad=0.1, columnspacing=0.8)
+        ax.scatter(*drawn[chosen].T, s=16, color=ORANGE, marker=marker, linewidths=1, label=name)
+    return _in_the_plane(fig, ax, f"Precision: {int(among.sum())} of {len(drawn)} drawn in a disc")
+
+
+def _in_the_plane(fig, ax, title):
+    """The frame that `frechet` and `discs` share."""
+    ax.set(title=title, xlim=(-4.2, 4.2), ylim=(-3.6, 4.6), xticks=[], yticks=[], aspect="equal")
+    ax.legend(loc="upper left", ncols=3, fontsize=8.5, handletextpad=0.1, columnspacing=0.8)
     return fig
 
 

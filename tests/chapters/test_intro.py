@@ -397,6 +397,19 @@ def log_of_product(p):
     ),
     (
         """
+def covariance_matrix(x):
+    x -= x.mean(dim=0)
+    return x.T @ x / len(x)
+""",
+        """
+def covariance_matrix(x):
+    products = x.T @ x / len(x)
+    x.zero_()
+    return products
+""",
+    ),
+    (
+        """
 def slope_of_loss(w, x, s):
     s.mul_(x)
     w.mul_(s).neg_().sigmoid_()
@@ -407,19 +420,6 @@ def slope_of_loss(w, x, s):
     s.mul_(x)
     w.mul_(s).sigmoid_()
     return s.mul_(w).neg_()
-""",
-    ),
-    (
-        """
-def covariance_matrix(x):
-    x -= x.mean(dim=0)
-    return x.T @ x / len(x)
-""",
-        """
-def covariance_matrix(x):
-    products = x.T @ x / len(x)
-    x.zero_()
-    return products
 """,
     ),
     (
@@ -767,8 +767,13 @@ PICTURES = {
     "fitted_and_drawn": lambda: panels.intro.fitted_and_drawn(
         CLOUD, CLASSES, -CLOUD, 1 - CLASSES, torch.zeros(2)
     ),
-    "two_scores": lambda: panels.intro.two_scores(CLOUD[:60], 0.5 * CLOUD[60:120]),
+    "frechet": lambda: panels.intro.frechet(CLOUD[:60], 0.5 * CLOUD[60:120]),
+    "discs": lambda: panels.intro.discs(CLOUD[:60], 0.5 * CLOUD[60:120]),
     "picture_rows": lambda: panels.intro.picture_rows({"lower half of another": SQUARES, "one": SQUARES[:1]}),
+    "picture_rows_named": lambda: panels.intro.picture_rows(
+        {"lower half of another": SQUARES, "one": SQUARES[:1]},
+        model=GaussianClassifier(SQUARES, torch.arange(30) % 10, ridge=1.0),
+    ),
     "familiarity": lambda: panels.intro.familiarity(
         {"real digits": CLOUD[:, 0], "near": CLOUD[:, 1], "far": CLOUD[:, 0] - 5000, "a page": CLOUD[:1, 0]}
     ),
@@ -803,12 +808,20 @@ def test_the_map_shows_as_standing_what_stands():
 def test_a_disc_reaches_to_the_third_neighbour_and_a_point_outside_all_is_a_cross():
     real = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])  # to the third: the diagonal
     drawn = torch.tensor([[0.5, 0.5], [0.0, -1.4], [3.0, 3.0]])
-    fig = panels.intro.two_scores(real, drawn)
-    assert [disc.radius for disc in fig.axes[1].patches] == pytest.approx([math.sqrt(2)] * 4)
-    assert fig.axes[1].get_title() == "Precision: 2 of 3 drawn in a disc"
+    fig = panels.intro.discs(real, drawn)
+    assert [disc.radius for disc in fig.axes[0].patches] == pytest.approx([math.sqrt(2)] * 4)
+    assert fig.axes[0].get_title() == "Precision: 2 of 3 drawn in a disc"
 
 
-def test_the_running_sum_over_the_axes_ends_at_the_squared_distance_of_eq_7():
+def test_the_class_under_a_picture_is_the_one_that_the_model_names():
+    classes = torch.arange(30) % 10
+    model = GaussianClassifier(SQUARES, classes, ridge=1e-3)  # three points a class: it knows them all
+    fig = panels.intro.picture_rows({"seen": SQUARES, "one": SQUARES[4:5]}, ncols=12, model=model)
+    words = [[text.get_text() for text in ax.texts] for ax in fig.axes]
+    assert words == [["seen", *(str(k.item()) for k in classes[:12])], ["one", "4"]]
+
+
+def test_the_running_sum_over_the_axes_ends_at_the_squared_distance_of_eq_5():
     mix = torch.eye(784) + 0.01 * torch.randn(784, 784, generator=seeded(9))
     cov = (mix @ mix.T).double()
     points = torch.randn(20, 784, generator=seeded(10))
@@ -827,7 +840,7 @@ def test_equal_points_stand_on_each_other_so_that_each_can_be_counted():
 
 
 def test_the_gaussian_fit_is_flat_in_its_own_likelihood(points):
-    """Maximum likelihood with unequal shares, by automatic differentiation of eq. (7) in PyTorch's own form."""
+    """Maximum likelihood with unequal shares, by automatic differentiation of eq. (5) in PyTorch's own form."""
     x, y = points
     model = GaussianClassifier(x, y, ridge=0.0)
     mean = model.mean.clone().requires_grad_()
@@ -840,7 +853,7 @@ def test_the_gaussian_fit_is_flat_in_its_own_likelihood(points):
         assert slope.abs().max() < 1e-8
 
 
-def test_the_rings_are_where_the_distance_of_eq_7_is_the_radius_squared():
+def test_the_rings_are_where_the_distance_of_eq_5_is_the_radius_squared():
     cov = torch.tensor([[9.0, 4.5], [4.5, 8.5]])
     ring = panels.intro._ring(torch.tensor([1.0, 2.0]), cov, 2.0).T - torch.tensor([1.0, 2.0])
     distance = (ring @ torch.linalg.inv(cov) * ring).sum(dim=1)
@@ -856,17 +869,17 @@ FAULTS = [
     page("a Gaussian without the half", "torch.exp(-0.5 * distance**2)", "torch.exp(-(distance**2))"),
     page("a Gaussian whose area is not 1", "1 / (width * math.sqrt(2 * math.pi))", "1 / (width * math.pi)"),
     page(
-        "eq. (4): the sign of the offset",
+        "eq. (6): the sign of the offset",
         "b = (8.0**2 - 12.0**2)",
         "b = (12.0**2 - 8.0**2)",
     ),
     page(
-        "eq. (7): the covariance in the place of its inverse",
+        "eq. (5): the covariance in the place of its inverse",
         "squared = delta @ torch.linalg.inv(cov) @ delta",
         "squared = delta @ cov @ delta",
     ),
     page(
-        "eq. (7): the determinant without its root",
+        "eq. (5): the determinant without its root",
         "area = torch.sqrt((2 * math.pi) ** d * torch.linalg.det(cov))",
         "area = (2 * math.pi) ** d * torch.linalg.det(cov)",
     ),
@@ -921,7 +934,7 @@ FAULTS = [
     ),
     page("log p of typical tosses without the tails", "600 * math.log(0.6) + 400 * math.log(0.4)",
          "600 * math.log(0.6)"),
-    page("eq. (6): a gradient of twice the size", "slope = (error[:, None] * x_toy).mean(dim=0)",
+    page("eq. (7): a gradient of twice the size", "slope = (error[:, None] * x_toy).mean(dim=0)",
          "slope = 2 * (error[:, None] * x_toy).mean(dim=0)"),
     page("about 600 heads: one end forgotten", "range(540, 661)", "range(600, 661)"),
     page("a naive model with a width for each class, where the page says shared",
@@ -967,7 +980,7 @@ FAULTS = [
         "the squared distance divided by widths, not variances",
         "total = (along.square() / variance)",
         "total = (along.square() / variance.sqrt())",
-        "test_the_running_sum_over_the_axes_ends_at_the_squared_distance_of_eq_7",
+        "test_the_running_sum_over_the_axes_ends_at_the_squared_distance_of_eq_5",
     ),
     page(
         "eq. (10) turned over",
@@ -1024,7 +1037,7 @@ FAULTS = [
         "rings by the variance",
         "radius * torch.linalg.cholesky(cov) @ circle",
         "radius * cov @ circle",
-        "test_the_rings_are_where_the_distance_of_eq_7_is_the_radius_squared",
+        "test_the_rings_are_where_the_distance_of_eq_5_is_the_radius_squared",
     ),
     panel(
         "Draw draws the same",
