@@ -24,11 +24,11 @@ def sample_answers(model, questions, generator=None, temperature=1.0):
     prompts = torch.tensor([encode_chat(question) for question in questions])
     end = torch.tensor([END])
     num = ANSWER_LENGTH + 1                                    # with the END
-    with autocast(prompts.device):
+    with autocast(prompts.device):                             # faster, to about three digits
         tokens = generate(model, prompts, num, generator, end=end, temperature=temperature)
     written = tokens[:, prompts.shape[1] :]
     ends = (written == END).long()
-    is_after_end = ends.cumsum(dim=1) - ends > 0
+    is_after_end = ends.cumsum(dim=1) - ends > 0               # an END stands before it
     is_answer = F.pad(~is_after_end, (prompts.shape[1], 0))
     texts = []
     for row in written:

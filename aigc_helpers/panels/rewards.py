@@ -164,15 +164,15 @@ def three_answers(names, before, gradient, after):
 
 
 def spreads(rows, truth):
-    """Figure: for each row the mean of its estimates, with a bar of one spread to each side."""
+    """Figure: for each row the mean of its estimates, one standard deviation to each side."""
     fig, ax = plotting.figure(7.6, 1.9)
     colours = (plotting.ORANGE, plotting.BLUE, plotting.GREEN)
     for k, (colour, row) in enumerate(zip(colours, rows.values(), strict=False)):
         bar = {"fmt": "o", "color": colour, "capsize": 4, "linewidth": 2}
-        ax.errorbar([row["mean"]], [-k], xerr=[row["spread"]], **bar)
+        ax.errorbar([row["mean"]], [-k], xerr=[row["standard deviation"]], **bar)
     ax.axvline(truth, color=plotting.INK, linestyle=":", linewidth=1.3)
     ax.set_yticks([-k for k in range(len(rows))], list(rows))
-    ax.set(ylim=(0.6 - len(rows), 0.4), xlabel="estimate of the slope for c: mean, and one spread")
+    ax.set(ylim=(0.6 - len(rows), 0.4), xlabel="estimate of the slope for c: mean, and one standard deviation")
     return fig
 
 
@@ -493,7 +493,7 @@ def one_update(start=None, question=QUESTION, rate=1e-4, group=8):
             "question": text_box("your sum", question),
             "verifier": choice("verifier", list(VERIFIERS)),
             "compared": switch("compare with the group's mean", True),
-            "divide": switch("divide by the group's spread", False),
+            "divide": switch("divide by the standard deviation", False),
         },
         buttons={"Update": update, "Sample eight": state.sample, "First weights": reset},
         frames=[
@@ -618,7 +618,7 @@ def training(start=None, runs=None, most=100, rate=2e-4):
     for verifier in VERIFIERS:
         name = verifier.partition(": ")[2] if verifier.startswith("sloppy") else "strict"
         if name in (runs or {}):
-            frames.append((f"{name}: a training of the page's", _recorded(state, verifier, *runs[name])))
+            frames.append((f"{name}: this page's training", _recorded(state, verifier, *runs[name])))
     return Panel(
         "Training",
         draw,
@@ -626,7 +626,7 @@ def training(start=None, runs=None, most=100, rate=2e-4):
             "verifier": choice("verifier", list(VERIFIERS)),
             "group": choice("group size", [2, 4, 8, 16, 32], 8),
             "beta": slider("β of KL", 0.0, 0.5, 0.0, step=0.02),
-            "divide": switch("divide by the group's spread", False),
+            "divide": switch("divide by the standard deviation", False),
             "back": slider("look back", 0, most, 0, step=1),
         },
         tick=tick,
