@@ -3,7 +3,7 @@
 Each row is trained for 800 steps of 128 MNIST images and scored by `DigitJudge.standard()` at
 n = 2,000. Held equal: networks, learning rate, steps, batch size, and for each seed the first
 weights, the order of the batches and the noise of training and of the samples. The row with
-detach() is that of the row above it: the page checks that detach() changes no pixel.
+detach() is that of the row above it: tests/chapters/test_gan.py checks that detach() changes no pixel.
 """
 
 from __future__ import annotations
