@@ -190,8 +190,8 @@ def train_with_adamw(model, batches, eps=1e-5):
     """One step of AdamW on each of batches (steps, B, T + 1); returns the optimiser."""
     opt = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=eps)
     for batch in batches:
-        loss = next_token_loss(model, batch)
         opt.zero_grad()
+        loss = next_token_loss(model, batch)
         loss.backward()
         opt.step()
     return opt
@@ -324,9 +324,9 @@ def spread(model, strategy, device):
 
 def training_step(model, opts, loss_of, *rows):
     """One step of all optimisers on this rank's rows of the batch; returns the mean loss of all."""
-    loss = loss_of(model, *rows)
     for opt in opts:
-        opt.zero_grad()
+        opt.zero_grad()                                        # before the forward pass: eq. (1)
+    loss = loss_of(model, *rows)
     loss.backward()                                            # DDP and FSDP average in here
     for opt in opts:
         opt.step()
@@ -478,8 +478,8 @@ def train_from_seeds(batches, cure=False):
     opt = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for batch in batches:
-        loss = next_token_loss(model, my_rows(batch))
         opt.zero_grad()
+        loss = next_token_loss(model, my_rows(batch))
         loss.backward()
         average_gradients(model)
         opt.step()
@@ -524,8 +524,8 @@ def regress(images, labels, batch_size, lr, seed, epochs=3):
     for epoch in range(epochs):
         order = torch.randperm(len(images), generator=seeded(10 * seed + epoch))
         for rows in order.split(batch_size):
-            loss = F.cross_entropy(model(images[rows]), labels[rows])
             opt.zero_grad()
+            loss = F.cross_entropy(model(images[rows]), labels[rows])
             loss.backward()
             opt.step()
     with torch.no_grad():
