@@ -44,6 +44,23 @@ DECIMALS = {
 
 
 def run(progress):
+    questions, held_out = draw_questions()
+    start = load_model("assistant")
+    before = score_of(start, start, held_out)
+    rows = {"before": {name: f"{value:.{DECIMALS[name]}f}" for name, value in before.items()}}
+    progress(f"before: {before}")
+    for name, (beta, num_steps, rate) in TRAININGS.items():
+        loss_of = partial(dpo_loss, beta=beta)
+        scores = []
+        for seed in SEEDS:
+            scores.append(train_and_score(start, questions, held_out, num_steps, loss_of, rate, seed))
+            progress(f"{name}, seed {seed}: {scores[-1]}")
+        rows[name] = summarize(scores, DECIMALS)
+    return rows
+
+
+def draw_questions():
+    """The sums to train on, and the held-out questions of each task, name -> NUM_ASKED of them."""
     text = tasks.known_text(load_text().text)
     random = torch.Generator().manual_seed(2)
     held_out = {
@@ -51,24 +68,17 @@ def run(progress):
         "texts": tasks.draw_readings(NUM_ASKED, random, held_out=True),
         "scenes": tasks.draw_scenes(NUM_ASKED, text[int(0.9 * len(text)) :], random, lengths=(12,)),
     }
-    questions = tasks.draw_sums(6000, torch.Generator().manual_seed(1))
-    start = load_model("assistant")
-    before = score_of(start, start, held_out)
-    rows = {"before": {name: f"{value:.{DECIMALS[name]}f}" for name, value in before.items()}}
-    progress(f"before: {before}")
-    for name, (beta, num_steps, rate) in TRAININGS.items():
-        scores = []
-        for seed in SEEDS:
-            seed_everything(seed)
-            policy = copy.deepcopy(start)
-            loss_of = partial(dpo_loss, beta=beta)
-            raised = train_on_pairs(policy, questions, False, num_steps, loss_of, rate, seed)
-            found = score_of(policy.eval(), start, held_out)
-            found["margin, nats"] = raised["chosen"][-1] - raised["rejected"][-1]
-            scores.append(found)
-            progress(f"{name}, seed {seed}: {found}")
-        rows[name] = summarize(scores, DECIMALS)
-    return rows
+    return tasks.draw_sums(6000, torch.Generator().manual_seed(1)), held_out
+
+
+def train_and_score(start, questions, held_out, num_steps, loss_of, rate, seed):
+    """The scores of one training from `start` on pairs of the rater in a hurry."""
+    seed_everything(seed)
+    policy = copy.deepcopy(start)
+    raised = train_on_pairs(policy, questions, False, num_steps, loss_of, rate, seed)
+    found = score_of(policy.eval(), start, held_out)
+    found["margin, nats"] = raised["chosen"][-1] - raised["rejected"][-1]
+    return found
 
 
 @torch.no_grad()
